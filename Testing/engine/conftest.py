@@ -1,0 +1,26 @@
+"""Shared fixtures: where golden arrays and real images lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+GOLDEN = Path(os.environ.get("DIFFUSIONMODELS_GOLDEN") or Path(__file__).resolve().parents[1] / "golden")
+
+
+def golden_files(pattern: str) -> list[Path]:
+    """Golden archives that match `pattern`, in Testing/golden or the folder named by DIFFUSIONMODELS_GOLDEN."""
+    return sorted(GOLDEN.glob(pattern))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images named by DIFFUSIONMODELS_DATA; the test is skipped where it is unset."""
+    folder = os.environ.get("DIFFUSIONMODELS_DATA")
+    if not folder:
+        pytest.skip("DIFFUSIONMODELS_DATA is unset: tests on real images need the folder of real images.")
+    return Path(folder)
