@@ -1,0 +1,190 @@
+"""Sparse matrices of view-based tomography as row-compressed tables, and their fast product with slices.
+
+A table holds offsets [rows + 1], column indices and weights; its product with x [columns, slices] is a weighted sum
+of rows of x. Forward and adjoint have a table each: the adjoint is the *transposed* table, hence exactly matched.
+All builders work in float64 on the CPU, whatever the type of the finished table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .ct import Geometry, ImageGrid
+
+ADD_CHUNK = 1 << 24  # products held at once by the portable kernel
+BLOCK_SHARE = 16  # a block of views may take this fraction of the memory limit
+
+
+class Table(NamedTuple):
+    """Row-compressed matrix: offsets int32 [rows + 1], column int32 [weights], weight float [weights]."""
+
+    offsets: Tensor
+    column: Tensor
+    weight: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self)
+
+    def to(self, device: torch.device) -> Table:
+        return Table(*(t.to(device) for t in self))
+
+
+def transpose(table: Table, columns: int) -> Table:
+    """Table of the transposed matrix (rows = former columns); entries keep their order within a row."""
+    off, idx, w = (t.cpu().numpy() for t in table)
+    t = csr_matrix((w, idx, off), shape=(len(off) - 1, columns)).tocsc()
+    return Table(*(torch.from_numpy(a) for a in (t.indptr, t.indices, t.data))).to(table.weight.device)
+
+
+def gather_sum(table: Table, x: Tensor, kernel: str = "auto") -> Tensor:
+    """Product of a table with x [columns, slices] -> [rows, slices].
+
+    kernel: "bag" (embedding_bag: fastest on x86, deterministic on CUDA), "csr" (sparse product), "add" (indexed
+    addition: runs everywhere), "auto" = "add" on MPS, which lacks the other two, and "bag" elsewhere."""
+    if kernel == "auto":
+        kernel = "add" if x.device.type == "mps" else "bag"
+    off, idx, w = table
+    if kernel == "bag":
+        return F.embedding_bag(idx, x, off, mode="sum", per_sample_weights=w, include_last_offset=True)
+    rows = len(off) - 1
+    if kernel == "csr":
+        return torch.sparse_csr_tensor(off, idx, w, (rows, len(x)), check_invariants=False) @ x
+    row = torch.repeat_interleave(torch.arange(rows, device=x.device), off.diff().long())
+    out = x.new_zeros(rows, x.shape[1])
+    step = max(1, ADD_CHUNK // x.shape[1])
+    for i in range(0, len(idx), step):
+        out.index_add_(0, row[i : i + step], x[idx[i : i + step].long()] * w[i : i + step, None])
+    return out
+
+
+def rays(geometry: Geometry, view: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Origin x, y (mm) and direction x, y of the rays of one view, each float64 [bins]. Source at angle t:
+    (R sin t, -R cos t); detector axis (cos t, sin t); parallel rays run along (-sin t, cos t)."""
+    t = torch.deg2rad(torch.tensor(geometry.angles_deg[view], dtype=torch.float64))
+    sin, cos, u = t.sin(), t.cos(), geometry.positions_mm()
+    if geometry.type == "parallel":
+        return u * cos, u * sin, (-sin).expand_as(u), cos.expand_as(u)
+    g = geometry.fan_angles()
+    r = geometry.source_axis_mm
+    one = torch.ones_like(u)
+    return r * sin * one, -r * cos * one, g.sin() * cos - g.cos() * sin, g.sin() * sin + g.cos() * cos
+
+
+def joseph_view(geometry: Geometry, grid: ImageGrid, view: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Line integrals of the bilinear image along the rays of one view (Joseph, IEEE TMI 1(3), 1982).
+
+    Each ray marches along the axis of its larger direction component, one sample per row or column, two weights a
+    sample, step sqrt(1 + slope^2) pixels. Returns the number of weights per ray [bins], pixel indices, weights (mm)."""
+    ox, oy, dx, dy = rays(geometry, view)
+    ox, oy = ox / grid.pixel_mm, oy / grid.pixel_mm
+    cx, cy = (grid.columns - 1) / 2, (grid.rows - 1) / 2
+    flat = dx.abs() >= dy.abs()
+    slope = torch.where(flat, dy / dx, dx / dy)
+    start = torch.where(flat, cy - oy + slope * (ox + cx), cx + ox + slope * (cy - oy))
+    across = torch.where(flat, grid.rows, grid.columns)[:, None]
+    along = torch.where(flat, grid.columns, grid.rows)[:, None]
+    k = torch.arange(max(grid.rows, grid.columns), dtype=torch.float64)
+    p = torch.addcmul(start[:, None], slope[:, None], k, value=-1)  # position across the march, in pixels [bins, steps]
+    low = p.floor()
+    part = p - low
+    j = torch.stack([low, low + 1], -1)
+    w = torch.stack([1 - part, part], -1) * ((1 + slope * slope).sqrt() * grid.pixel_mm)[:, None, None]
+    keep = (j >= 0) & (j < across[..., None]) & (w > 0)
+    if grid.rows != grid.columns:
+        keep &= (k < along)[..., None]
+    step_across = torch.where(flat, grid.columns, 1)[:, None, None]
+    step_along = torch.where(flat, 1, grid.columns)[:, None, None]
+    index = j.int() * step_across.int() + k.int()[:, None] * step_along.int()
+    return keep.sum((1, 2)), index[keep], w[keep]
+
+
+def joseph_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtype: torch.dtype) -> Table:
+    """Table of the views first ... last - 1: rows = rays (view-major), columns = pixels, weights in mm."""
+    parts = [joseph_view(geometry, grid, v) for v in range(first, last)]
+    counts = torch.cat([c for c, _, _ in parts])
+    offsets = F.pad(counts.cumsum(0), (1, 0)).int()
+    return Table(offsets, torch.cat([i for _, i, _ in parts]), torch.cat([w.to(dtype) for _, _, w in parts]))
+
+
+def pixel_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtype: torch.dtype) -> Table:
+    """Pixel-driven backprojection of the views first ... last - 1 with distance weights and linear interpolation
+    between bins (Kak & Slaney 1988, eqs. 3.109 flat, 3.97 arc): rows = pixels, columns = rays.
+
+    Weights: parallel 1; fan-flat (R/L)^2 with L the distance from the source along the central ray; fan-arc
+    1/distance^2 (1/mm^2). A pixel that no bin sees has weight 0."""
+    x, y = grid.coordinates_mm()
+    views, pixels, bins = last - first, grid.rows * grid.columns, geometry.bins
+    index = torch.empty(pixels, views, 2, dtype=torch.int32)
+    weight = torch.empty(pixels, views, 2, dtype=dtype)
+    for v in range(views):
+        t = torch.deg2rad(torch.tensor(geometry.angles_deg[first + v], dtype=torch.float64))
+        u, scale = x * t.cos() + y * t.sin(), torch.ones_like(x)
+        if geometry.type != "parallel":
+            away = geometry.source_axis_mm - (x * t.sin() - y * t.cos())
+            if geometry.type == "fan-flat":
+                u, scale = u / away * geometry.source_detector_mm, (geometry.source_axis_mm / away) ** 2
+            else:
+                u, scale = torch.atan2(u, away) * geometry.source_detector_mm, 1 / (u * u + away * away)
+        b = (u - geometry.offset_mm) / geometry.bin_mm + (bins - 1) / 2
+        low = b.floor()
+        for side, w in ((0, 1 - (b - low)), (1, b - low)):
+            j = low + side
+            weight[:, v, side] = torch.where((j >= 0) & (j < bins), w * scale, 0.0).to(dtype)
+            index[:, v, side] = j.clamp(0, bins - 1).int() + v * bins
+    offsets = torch.arange(0, pixels * views * 2 + 1, views * 2, dtype=torch.int32)
+    return Table(offsets, index.view(-1), weight.view(-1))
+
+
+class BlockTables:
+    """Tables of blocks of views in both directions within a byte limit.
+
+    `build(first, last)` makes the native table of a block with `columns(first, last)` columns; the other direction is its transpose. Where both directions
+    of all views fit, there is one block and both are kept. Else blocks are small, native tables are kept as far as
+    they fit, transposed ones if there is room beside all native ones; what isn't kept is built, used and dropped."""
+
+    def __init__(
+        self, build: Callable[[int, int], Table], columns: Callable[[int, int], int], views: int,
+        bytes_per_view: int, limit: int,
+    ) -> None:
+        scratch = min(limit // BLOCK_SHARE, 1 << 30)
+        whole = 2 * views * bytes_per_view <= min(limit, 1 << 33)
+        size = views if whole else max(1, min(views, scratch // bytes_per_view))
+        self.blocks = [(a, min(a + size, views)) for a in range(0, views, size)]
+        self.budget = limit if whole else limit - 2 * scratch
+        self._build, self._views, self._bytes_per_view, self._limit = build, views, bytes_per_view, limit
+        self._columns = columns
+        self._kept: dict[tuple[int, bool], Table] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the tables that are kept now."""
+        return sum(t.bytes for t in self._kept.values())
+
+    @property
+    def planned_bytes(self) -> int:
+        """Upper bound of what will be kept."""
+        return min(2 * self._views * self._bytes_per_view, self._limit)
+
+    def get(self, block: int, native: bool) -> Table:
+        """Table of one block; native direction or its transpose."""
+        if (block, native) in self._kept:
+            return self._kept[block, native]
+        first, last = self.blocks[block]
+        if native:
+            table, room = self._build(first, last), self.budget - self.held_bytes
+        else:
+            source = self.get(block, True)
+            table = transpose(source, self._columns(first, last))
+            others = sum(t.bytes for (_, n), t in self._kept.items() if not n)
+            room = self.budget - others - source.bytes * self._views // (last - first)
+        if table.bytes <= room:
+            self._kept[block, native] = table
+        return table
