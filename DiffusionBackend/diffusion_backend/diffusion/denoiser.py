@@ -1,9 +1,9 @@
 """Denoisers: one contract, `denoise(x, sigma, cond) -> x0_hat`, for networks of every parametrisation.
 
-x [B, C, ...] is the clean image plus Gaussian noise of standard deviation sigma (variance-exploding view, VE); sigma is a
-float, for EDM networks also a tensor [B]. Networks of a discrete variance-preserving (VP) schedule see
-x_vp = sqrt(abar) x_0 + sqrt(1 - abar) noise = x / sqrt(1 + sigma^2) and the time index [B] of that noise level, int64 and
-nearest, or float and interpolated. The algebra uses the sigma that is asked for; the index only names it to the network.
+x [B, C, ...] is the clean image plus Gaussian noise of standard deviation sigma (variance-exploding view, VE); sigma
+is a float, for EDM networks also a tensor [B]. Networks of a discrete variance-preserving (VP) schedule see
+x_vp = sqrt(abar) x_0 + sqrt(1 - abar) noise = x / sqrt(1 + sigma^2) and the time index [B] of that noise level, int64
+and nearest, or float and interpolated. The algebra uses the given sigma; the index only names it to the network.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def from_x0(network: Network, schedule: DiscreteVP, *, interpolate: bool = False
 
 
 def from_v(network: Network, schedule: DiscreteVP, *, interpolate: bool = False) -> Denoise:
-    """Denoiser of a network that predicts v = sqrt(abar) epsilon - sqrt(1 - abar) x_0 (Salimans and Ho 2022, appendix D):
+    """Denoiser of a network that predicts v = sqrt(abar) epsilon - sqrt(1 - abar) x_0 (Salimans and Ho 2022, app. D):
     x_0 = sqrt(abar) x_vp - sqrt(1 - abar) v = (x - sigma sqrt(1 + sigma^2) v) / (1 + sigma^2)."""
 
     def denoise(x: Tensor, sigma: float, cond: Conditions = None) -> Tensor:
@@ -142,7 +142,7 @@ def large_share(v: Tensor, convention: str) -> Tensor:
 
 
 def learned_log_variance(v: Tensor, schedule: DiscreteVP, step: int, convention: str) -> Tensor:
-    """Log variance of step `step`, between the (clipped) posterior one and log beta (Nichol and Dhariwal 2021, eq. 15)."""
+    """Log variance of a step, between the clipped posterior one and log beta (Nichol and Dhariwal 2021, eq. 15)."""
     share = large_share(v, convention)
     return share * math.log(schedule.betas[step]) + (1 - share) * schedule.posterior_log_variance_clipped[step]
 

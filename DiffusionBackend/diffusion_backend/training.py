@@ -1,0 +1,287 @@
+"""One training loop for all recipes: optimiser, EMA, clock, checkpoints, log, mixed precision, several processes.
+
+`python -m diffusion_backend train ct-image --data FOLDER --output FOLDER --minutes 120 [--resume | --init MODEL]`
+
+A recipe (one file in `recipes/`) supplies `parts()`, `phases()`, `batch(phase, rng)`, `validate(parts)`, `card()`.
+The batch of step n depends on (seed, n, process) alone, so an interrupted run resumes with the batches it would have had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .errors import InputError
+
+Parts = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the training: which part it updates, its share of the whole budget, its loss.
+
+    loss(parts, batch, generator) -> scalar; `generator` is the torch generator of this step.
+    """
+
+    name: str
+    part: str
+    share: float
+    loss: Callable[[Parts, dict[str, Tensor], torch.Generator], Tensor]
+
+
+class Recipe(Protocol):
+    """What a recipe supplies."""
+
+    def parts(self) -> dict[str, nn.Module]: ...
+
+    def phases(self) -> list[Phase]: ...
+
+    def batch(self, phase: Phase, rng: np.random.Generator) -> dict[str, Tensor]: ...
+
+    def validate(self, parts: Parts) -> dict[str, float]:
+        """Figures on validation patients; `score` is the one that a better model lowers."""
+        ...
+
+    def card(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and where a recipe trains. Of `steps` and `minutes` (of this leg), the one reached first ends it."""
+
+    output: Path
+    steps: int = 1_000_000
+    minutes: float = math.inf
+    learning_rate: float = 8e-4
+    warm_up: int = 200
+    ema: float = 0.999
+    seed: int = 0
+    device: str = "cpu"
+    bfloat16: bool = True
+    checkpoint_minutes: float = 10.0
+
+
+class Ema:
+    """Exponential moving average of parts, buffers included; the decay warms up so that early weights fade fast."""
+
+    def __init__(self, parts: Parts, decay: float):
+        self.decay = decay
+        self.state = {name: {k: v.detach().clone() for k, v in m.state_dict().items()} for name, m in parts.items()}
+
+    @torch.no_grad()
+    def update(self, name: str, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in module.state_dict().items():
+            average = self.state[name][key]
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+
+def learning_rate(progress: float, step: int, peak: float, warm_up: int) -> float:
+    """Linear warm-up over `warm_up` steps, then a cosine from `peak` to 1 % of it at progress 1."""
+    cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return peak * min(1.0, (step + 1) / max(1, warm_up)) * cosine
+
+
+class Training:
+    """State of one leg: parts, EMA, optimisers, step and clock; everything that a checkpoint holds."""
+
+    def __init__(self, recipe: Recipe, settings: Settings, init: Mapping[str, Mapping[str, Tensor]] | None = None):
+        self.recipe, self.settings = recipe, settings
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if settings.device.startswith("cuda") else "gloo")
+        torch_state = torch.get_rng_state()
+        torch.manual_seed(settings.seed)  # initial weights; the caller's generator is put back
+        self.parts = recipe.parts()
+        torch.set_rng_state(torch_state)
+        for name, module in self.parts.items():
+            if init:
+                module.load_state_dict({k: v.float() for k, v in init[name].items()})
+            module.to(settings.device)
+        self.ema = Ema(self.parts, settings.ema)
+        self.optimisers = {
+            name: torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+            for name, module in self.parts.items()
+        }
+        self.step, self.seconds, self.best = 0, 0.0, math.inf
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, 0 to 1; the same in all processes."""
+        share = max(self.step / self.settings.steps, self.seconds / (60 * self.settings.minutes))
+        if self.world > 1:
+            shared = torch.tensor(share)
+            dist.broadcast(shared, 0)
+            share = float(shared)
+        return share
+
+    def phase(self, progress: float) -> Phase:
+        phases, end = self.recipe.phases(), 0.0
+        for phase in phases:
+            end += phase.share / sum(p.share for p in phases)
+            if progress < end:
+                return phase
+        return phases[-1]
+
+    def advance(self, progress: float) -> tuple[str, float]:
+        """One optimisation step; returns the phase's name and the loss."""
+        settings, phase = self.settings, self.phase(progress)
+        rng = np.random.default_rng((settings.seed, self.step, self.rank))
+        generator = torch.Generator(settings.device).manual_seed(int(rng.integers(2**62)))
+        batch = {k: v.to(settings.device) for k, v in self.recipe.batch(phase, rng).items()}
+        module, optimiser = self.parts[phase.part], self.optimisers[phase.part]
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(progress, self.step, settings.learning_rate, settings.warm_up)
+        device_type = settings.device.split(":")[0]
+        with torch.autocast(device_type, torch.bfloat16, enabled=settings.bfloat16):
+            loss = phase.loss(self.parts, batch, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.world > 1:
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= self.world
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+        self.ema.update(phase.part, module, self.step)
+        self.step += 1
+        return phase.name, loss.item()
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs, under a temporary name first."""
+        state = {
+            "parts": {n: m.state_dict() for n, m in self.parts.items()},
+            "ema": self.ema.state,
+            "optimisers": {n: o.state_dict() for n, o in self.optimisers.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        temporary = path.with_suffix(".part")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint of `save`."""
+        if not path.exists():
+            raise InputError(f"There is no checkpoint '{path.name}' in '{path.parent}' to resume from; start without it.")
+        state = torch.load(path, map_location=self.settings.device, weights_only=True)
+        for name in self.parts:
+            self.parts[name].load_state_dict(state["parts"][name])
+            self.optimisers[name].load_state_dict(state["optimisers"][name])
+        self.ema.state = state["ema"]
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the EMA weights on the recipe's validation data."""
+        averaged = self.recipe.parts()
+        for name, module in averaged.items():
+            module.load_state_dict(self.ema.state[name])
+            module.to(self.settings.device).eval()
+        with torch.inference_mode():
+            return self.recipe.validate(averaged)
+
+
+def train(training: Training, report: Callable[[dict[str, Any]], None], finish: Callable[[Training, dict], None]) -> None:
+    """Run until the budget is used. `report` gets a row per checkpoint, `finish` is called at each better score."""
+    settings, losses = training.settings, []
+    clock = last = time.monotonic()
+    start, first = training.seconds, training.step
+    while (progress := training.progress) < 1:
+        phase, loss = training.advance(progress)
+        losses.append(loss)
+        now = time.monotonic()
+        training.seconds = start + now - clock
+        if not math.isfinite(loss):
+            raise RuntimeError(f"The loss is {loss} at step {training.step}; lower --learning-rate.")
+        if now - last > 60 * settings.checkpoint_minutes or training.progress >= 1:
+            last = now
+            if training.rank == 0:
+                row = {
+                    "step": training.step,
+                    "hours": round(training.seconds / 3600, 3),
+                    "steps_per_s": round((training.step - first) / (now - clock), 3),
+                    "phase": phase,
+                    "loss": round(float(np.mean(losses)), 5),
+                    **training.validate(),
+                }
+                better = row["score"] < training.best
+                training.best = min(training.best, row["score"])
+                training.save(settings.output / "checkpoint.pt")
+                if better:
+                    finish(training, row)
+                report(row)
+            losses.clear()
+
+
+def main(arguments: list[str]) -> int:
+    """The command `train RECIPE --data FOLDER --output FOLDER …`; returns the exit code."""
+    from . import models, recipes
+
+    parser = argparse.ArgumentParser(prog="diffusion_backend train", description="Train the weights of a recipe.")
+    parser.add_argument("recipe", choices=sorted(recipes.RECIPES))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training data")
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, log and model bundle")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time of this leg, minutes")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="optimisation steps of this leg")
+    parser.add_argument("--learning-rate", type=float, default=8e-4, help="peak learning rate of AdamW")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 mixed precision")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
+    parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model (id or folder)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        output=options.output, steps=options.steps, minutes=options.minutes, learning_rate=options.learning_rate,
+        seed=options.seed, device=options.device, bfloat16=not options.float32,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )  # fmt: skip
+    initial = models.load_bundle(options.init) if options.init else None
+    recipe = recipes.RECIPES[options.recipe](options.data)
+    training = Training(recipe, settings, initial.parts if initial else None)
+    if options.resume:
+        training.resume(options.output / "checkpoint.pt")
+    earlier = initial.card.get("training", {}) if initial else {}
+
+    def report(row: dict[str, Any]) -> None:
+        with open(options.output / "log.jsonl", "a", encoding="ascii") as log:
+            log.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    def finish(state: Training, row: dict[str, Any]) -> None:
+        card = recipe.card()
+        card["training"] |= {
+            "recipe": options.recipe,
+            "seed": options.seed,
+            "steps": earlier.get("steps", 0) + state.step,
+            "hours": round(earlier.get("hours", 0.0) + state.seconds / 3600, 2),
+            "validation": {k: v for k, v in row.items() if k.startswith(("score", "rmse"))},
+        }
+        models.save_bundle(options.output / options.recipe, card, state.ema.state)
+
+    try:
+        train(training, report, finish)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
