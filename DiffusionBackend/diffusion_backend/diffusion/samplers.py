@@ -2,11 +2,11 @@
 
 Common arguments of all samplers
 x       : state [B, C, ...] at the first noise level, float32 or float64; the result has its type. In VE view
-          x = x_0 + sigma * noise, so a start from pure noise is `sigmas[0] * noise(0)`. (`ddpm` alone keeps a VP state.)
+          x = x_0 + sigma * noise, so a start from pure noise is `sigmas[0] * noise(0)`. (`ddpm` alone: VP state.)
 sigmas  : decreasing noise levels in units of x (Python floats), usually ending in 0, see schedules.py.
 cond    : passed on to `denoise` unchanged.
-noise   : noise(k) -> unit Gaussian of the shape and type of x. The samplers draw k = 1, 2, 3 ..., each number at most once
-          and in a fixed place of the algorithm (k = 0 is left for the start), and draw nothing that they don't use.
+noise   : noise(k) -> unit Gaussian of the shape and type of x. The samplers draw k = 1, 2, 3 ..., each number at most
+          once and in a fixed place of the algorithm (k = 0 is left for the start), and nothing that they don't use.
 on_step : on_step(step, x0_hat) after every step; it may raise (cancel) or store a preview.
 No function touches a global generator, sets a gradient mode or moves data to another device. A method puts its data
 consistency into `denoise` (guidance.py): D -> lambda x, sigma, cond: consistent(D(x, sigma, cond), sigma).
@@ -35,8 +35,10 @@ def no_noise(k: int) -> Tensor:
 
 
 def start(image: Tensor | float, sigma: float, noise: Noise) -> Tensor:
-    """State at level `sigma`: image + sigma noise(0). `image` 0 for a start from noise, a first guess for a truncated one
-    (with `schedules.truncated(sigmas, sigma)`; Chung et al. 2022, "Come-closer-diffuse-faster", algorithm 1)."""
+    """State at level `sigma`: image + sigma noise(0).
+
+    image : 0 for a start from noise, or a first guess for a truncated start, which goes on with
+    `schedules.truncated(sigmas, sigma)` (Chung et al. 2022, "Come-Closer-Diffuse-Faster", algorithm 1)."""
     return image + sigma * noise(0)
 
 
@@ -52,8 +54,8 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling of a discrete VP schedule (Ho et al. 2020, algorithm 2). x is the VP state at the last step.
 
-    variance : "small" = posterior variance, "large" = beta_i (both Ho et al. 2020, section 3.2), or "learned": then `denoise`
-    returns (x0_hat, log variance), see `denoiser.with_variance`.
+    variance : "small" = posterior variance, "large" = beta_i (Ho et al. 2020, section 3.2), or "learned": `denoise`
+    then returns (x0_hat, log variance), see `denoiser.with_variance`.
     Network calls: schedule.steps. Draws: k = 1 ... steps - 1 (the last step adds no noise)."""
     if variance not in ("small", "large", "learned"):
         raise ValueError(f"The variance of ancestral sampling is small, large or learned, not '{variance}'.")
@@ -107,7 +109,7 @@ def renoise(
 ) -> Tensor:
     """Re-noises the clean estimate: the share zeta of the next level's noise variance is new, the rest is kept.
 
-    DiffPIR (Zhu et al. 2023, algorithm 1, zeta); zeta = 1 is the chain of DuDoDp (Liu et al. 2024), zeta = 0 is DDIM, eta 0.
+    DiffPIR (Zhu et al. 2023, algorithm 1); zeta = 1 is the chain of DuDoDp (Liu et al. 2024), zeta = 0 is DDIM, eta 0.
     Network calls: len(sigmas) - 1. Draws: none for zeta = 0, else k = step + 1 for each step that doesn't end at 0."""
     for step, (s, t) in enumerate(zip(sigmas, sigmas[1:])):
         x0 = denoise(x, s, cond)
@@ -118,7 +120,7 @@ def renoise(
 
 
 def _towards(x: Tensor, x0: Tensor, s: float, t: float, renewed: float, noise: Noise, draw: int) -> Tensor:
-    """From level s to t: x0 + the kept noise direction + `renewed` (standard deviation) new noise; total variance t^2."""
+    """From level s to t: x0 + kept noise direction + new noise of deviation `renewed`; the noise variance is t^2."""
     x = x0 + math.sqrt(max(t * t - renewed * renewed, 0.0)) / s * (x - x0)
     return x + renewed * noise(draw) if renewed > 0 else x
 
@@ -184,8 +186,8 @@ def dpm_solver_2m(
 def langevin(x: Tensor, score: Tensor, z: Tensor, snr: float) -> Tensor:
     """One Langevin step x + e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2 (Song et al. 2021, algorithm 4).
 
-    Norms are taken per item, not averaged over the batch as in the released code: an item's result must not depend on its
-    batch mates (test: batch of 3 = three single items). An item whose score is 0 takes a noise step of size 0."""
+    Norms are taken per item, not averaged over the batch as in the released code: an item's result must not depend on
+    its batch mates (test: batch of 3 = three single items). An item whose score is 0 takes a noise step of size 0."""
     size = [len(x), *[1] * (x.dim() - 1)]
     ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
     e = (2 * (snr * torch.nan_to_num(ratio, nan=0.0, posinf=0.0)) ** 2).reshape(size)
@@ -234,12 +236,12 @@ def predictor_corrector(
 def repaint_levels(steps: int, jump: int, repeats: int) -> tuple[int, ...]:
     """Order of the level numbers that RePaint visits, from 0 (most noise) to `steps` (clean).
 
-    Every `jump` levels, counted from the least noisy one (steps - 1), the chain goes `jump` levels back towards noise and
-    down again, repeats - 1 times (Lugmayr et al. 2022, appendix B; jump length j, resampling number r). No jump leads
-    above level 0 (most noise)."""
+    Every `jump` levels, counted from the least noisy one (steps - 1), the chain goes `jump` levels back towards noise
+    and down again, repeats - 1 times (Lugmayr et al. 2022, appendix B; jump length j, resampling number r). No jump
+    leads above level 0. Steps down: steps + (repeats - 1) jump J, with J = (steps - 1) // jump jump points."""
     if steps < 1 or jump < 1 or repeats < 1:
         raise ValueError(f"RePaint needs steps, jump and repeats >= 1; found {steps}, {jump}, {repeats}.")
-    left = {level: repeats - 1 for level in range(steps - 1, jump - 1, -jump)}
+    left = dict.fromkeys(range(steps - 1, jump - 1, -jump), repeats - 1)
     path = [0]
     while path[-1] < steps:
         path.append(path[-1] + 1)
@@ -265,9 +267,9 @@ def repaint(
     """RePaint (Lugmayr et al. 2022, algorithm 1): fills where mask is 0, keeps `known` where mask is 1.
 
     known, mask : broadcastable to x; the result equals `known` exactly where the mask is 1 (if sigmas end at 0).
-    Each step down is ancestral (DDIM, eta 1) in the unknown part and fresh noise on the known part; each step up adds the noise
-    between the two levels. Network calls: the steps down in `repaint_levels`. Draws: at step n of the path k = 2 n + 1
-    (unknown part or step up) and k = 2 n + 2 (known part)."""
+    Each step down is ancestral (DDIM, eta 1) in the unknown part and fresh noise on the known part; each step up adds
+    the noise between the two levels. Network calls: the steps down in `repaint_levels`. Draws: at step n of the path
+    k = 2 n + 1 (unknown part or step up) and k = 2 n + 2 (known part)."""
     inside = mask > 0
     path = repaint_levels(len(sigmas) - 1, jump, repeats)
     for n, (a, b) in enumerate(zip(path, path[1:])):

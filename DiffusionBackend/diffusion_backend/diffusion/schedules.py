@@ -1,7 +1,7 @@
 """Noise schedules: discrete variance-preserving (VP) ones with respacing, and lists of noise levels for samplers.
 
-Symbols: beta_i, alpha_i = 1 - beta_i, abar_i = alpha_0 ... alpha_i (Ho et al. 2020); sigma = sqrt((1 - abar) / abar), the
-noise-to-signal ratio, which is the noise level of the variance-exploding (VE) view x_ve = x_vp / sqrt(abar).
+Symbols: beta_i, alpha_i = 1 - beta_i, abar_i = alpha_0 ... alpha_i (Ho et al. 2020); sigma = sqrt((1 - abar) / abar),
+the noise-to-signal ratio, which is the noise level of the variance-exploding (VE) view x_ve = x_vp / sqrt(abar).
 All quantities are Python floats (float64) in tuples: no schedule value is rounded to float32 before it meets an image.
 """
 
@@ -23,7 +23,7 @@ class DiscreteVP:
     """Discrete VP schedule x_i = sqrt(abar_i) x_0 + sqrt(1 - abar_i) noise, i = 0 (least noise) ... steps - 1.
 
     betas : variance added by step i, each in (0, 1).
-    times : index of step i in the schedule that the network was trained with (its time input); 0, 1, 2 ... if not respaced.
+    times : index of step i in the schedule of the training, the network's time input; 0, 1, 2 ... if not respaced.
     Source: Ho et al. 2020, eqs. 2-7; Nichol and Dhariwal 2021, section 3.
     """
 
@@ -35,7 +35,7 @@ class DiscreteVP:
             raise ValueError("A VP schedule needs at least one beta, and every beta must lie between 0 and 1.")
         if len(self.times) != len(self.betas) or any(b <= a for a, b in zip(self.times, self.times[1:])):
             raise ValueError(
-                f"A VP schedule of {len(self.betas)} betas needs as many increasing time indices, not {len(self.times)}."
+                f"A VP schedule of {len(self.betas)} betas needs as many rising time indices, not {len(self.times)}."
             )
 
     @property
@@ -155,7 +155,7 @@ def section_indices(steps: int, counts: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class GeometricVE:
-    """VE noise levels with a constant ratio between neighbours (Song et al. 2021, appendix C), in units of the image."""
+    """VE noise levels with a constant ratio between neighbours (Song et al. 2021, app. C), in units of the image."""
 
     sigma_min: float
     sigma_max: float
