@@ -1,0 +1,81 @@
+"""Finding metal in a CT volume in HU, and recognising what the scanner did to the HU scale.
+
+Volumes are numpy arrays (k, j, i) in HU. Source of the rules: metal note, section 7, and A11 note, section 2.7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import ndimage
+
+LOWEST_REAL_HU = -1024.0
+TWELVE_BIT_HU = (2900.0, 4100.0)      # highest value of scanners that store 12 bits, by intercept
+VENDOR_NAMES = {"O-MAR": r"\bO-?MAR\b", "iMAR": r"\biMAR\b", "SEMAR": r"\bSEMAR\b", "Smart MAR": r"\bSMART ?MAR\b",
+                "metal artefact reduction": r"\bMAR\b"}
+
+
+def saturation_level(volume_hu: np.ndarray) -> float | None:
+    """The value at which the scanner cut off its 12-bit scale, or None (extended scale, or no metal in the volume).
+
+    Recognised by at least three voxels within 1 HU of a maximum between 2900 and 4100 HU."""
+    top = float(volume_hu.max())
+    if not TWELVE_BIT_HU[0] <= top <= TWELVE_BIT_HU[1]:
+        return None
+    return top if np.count_nonzero(volume_hu > top - 1) >= 3 else None
+
+
+def extended_scale(volume_hu: np.ndarray) -> bool:
+    """True if metal values reach beyond any 12-bit scale (extended CT scale or float data)."""
+    return bool(volume_hu.max() > TWELVE_BIT_HU[1])
+
+
+def vendor_correction(texts: Iterable[str]) -> str | None:
+    """Name of the metal artefact reduction that the scanner applied, from DICOM texts such as SeriesDescription,
+    ConvolutionKernel and ImageComments; None if no text names one."""
+    joined = " | ".join(text.replace("_", " ") for text in texts)
+    for name, pattern in VENDOR_NAMES.items():
+        if re.search(pattern, joined, flags=re.IGNORECASE):
+            return name
+    return None
+
+
+def without_padding(volume_hu: np.ndarray) -> np.ndarray:
+    """Values below -1024 HU mark pixels without data: they become air, -1000 HU. Copy only if needed."""
+    padding = volume_hu < LOWEST_REAL_HU
+    if not padding.any():
+        return volume_hu
+    return np.where(padding, np.asarray(-1000, dtype=volume_hu.dtype), volume_hu)
+
+
+def segment_metal(volume_hu: np.ndarray, *, threshold: float = 2500.0, core: float = 500.0, min_voxels: int = 3,
+                  fill_holes: bool = True, dilate: int = 0) -> np.ndarray:
+    """Metal mask: voxels at or above `threshold`, in 3-D connected components (26 neighbours) that have at least
+    `min_voxels` voxels and a core of threshold + core HU; bright streaks inside bone don't reach such a core.
+
+    In saturated 12-bit data the core level is at most the saturation value. fill_holes : in each slice (starved
+    centres of thick metal). dilate : pixels, in each slice. Returns a boolean array of the shape of `volume_hu`."""
+    volume = volume_hu if volume_hu.ndim == 3 else volume_hu[None]
+    candidates = volume >= threshold
+    if candidates.any():
+        highest = saturation_level(volume)
+        level = threshold + core if highest is None else max(threshold, min(threshold + core, highest - 1))
+        candidates = _keep_components(candidates, volume, level, min_voxels)
+    for k in np.flatnonzero(candidates.any((1, 2))):
+        if fill_holes:
+            candidates[k] = ndimage.binary_fill_holes(candidates[k])
+        if dilate > 0:
+            candidates[k] = ndimage.binary_dilation(candidates[k], iterations=dilate)
+    return candidates.reshape(volume_hu.shape)
+
+
+def _keep_components(candidates: np.ndarray, volume: np.ndarray, level: float, min_voxels: int) -> np.ndarray:
+    """Components of `candidates` with enough voxels and a maximum at or above `level`."""
+    labels, count = ndimage.label(candidates, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    peaks = ndimage.maximum(volume, labels, np.arange(count + 1))
+    keep = (sizes >= min_voxels) & (np.asarray(peaks) >= level)
+    keep[0] = False
+    return keep[labels]
