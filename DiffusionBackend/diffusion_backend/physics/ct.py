@@ -78,7 +78,7 @@ class Geometry:
             raise InputError(f"A {self.type} geometry has source_axis_mm = {axis} and source_detector_mm = {detector}; "
                              "it needs 0 < source_axis_mm <= source_detector_mm.")
         if self.type == "fan-arc" and self.half_fan_rad() >= math.pi / 2:
-            raise InputError(f"The arc detector covers {2 * math.degrees(self.half_fan_rad()):.0f} degrees as seen from "
+            raise InputError(f"The arc detector covers {2 * math.degrees(self.half_fan_rad()):.0f} degrees seen from "
                              "the source; it must be less than 180. Check bins, bin_mm and source_detector_mm.")
 
     @property
@@ -151,7 +151,7 @@ def quarter_turns(geometry: Geometry, grid: ImageGrid) -> list[int]:
     """Turns (in quarters) that make all views from the first ones: view g * m + k is view k turned by turns[g].
 
     [0, 1, 2, 3] for views over 360 degrees in a number divisible by 4, [0, 1] for 180 degrees, negative if the angles
-    fall, [0, 2] on grids with rows != columns; [0] where the views have no such symmetry: then every view needs a table.
+    fall, [0, 2] on grids with rows != columns; [0] where the views have no such symmetry.
     """
     angles = np.array(geometry.angles_deg)
     square = grid.rows == grid.columns

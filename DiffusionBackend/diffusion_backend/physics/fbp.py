@@ -16,7 +16,7 @@ from ..errors import InputError
 from .ct import Geometry, ImageGrid, backprojector
 
 GAP_FACTOR = 4.0
-"""A gap between neighbouring views of more than this many median gaps ends the scan: what lies in it wasn't measured."""
+"""A gap between neighbouring views of more than this many median gaps ends the scan: nothing was measured there."""
 RANGE_TOLERANCE = 1e-3
 """Slack on the range that a short scan needs, radians."""
 WINDOWS = ("ramp", "hann")
@@ -103,10 +103,13 @@ def filtered(sinogram: Tensor, geometry: Geometry, window: str, short_scan: bool
     """Weighted and ramp-filtered projections, ready for the backprojector; [..., V, D] like the input."""
     weights, spacing = view_weights(geometry, short_scan), geometry.bin_mm
     if geometry.type != "parallel":
-        cos = geometry.fan_angles().cos()
-        # On the virtual detector through the axis R/sqrt(R^2 + u^2) is the cosine of the fan angle as well.
-        weights = weights * (cos * geometry.source_axis_mm if geometry.type == "fan-arc" else cos)
-        spacing = spacing / geometry.source_detector_mm * (geometry.source_axis_mm if geometry.type == "fan-flat" else 1)
+        # The weight of a flat detector, R/sqrt(R^2 + u^2) on its image through the axis, is the cosine of the fan angle.
+        weights = weights * geometry.fan_angles().cos()
+        spacing /= geometry.source_detector_mm
+        if geometry.type == "fan-arc":
+            weights = weights * geometry.source_axis_mm
+        else:
+            spacing *= geometry.source_axis_mm
     response = ramp_response(geometry.bins, spacing, window, geometry.type == "fan-arc")
     n = 2 * (len(response) - 1)
     spectrum = torch.fft.rfft(sinogram * weights.to(sinogram), n) * response.to(sinogram)

@@ -78,40 +78,66 @@ def rays(geometry: Geometry, view: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return r * sin * one, -r * cos * one, g.sin() * cos - g.cos() * sin, g.sin() * sin + g.cos() * cos
 
 
-def joseph_view(geometry: Geometry, grid: ImageGrid, view: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Line integrals of the bilinear image along the rays of one view (Joseph, IEEE TMI 1(3), 1982).
+class March(NamedTuple):
+    """Where the rays of one view cross the grid, all [bins]. A flat ray marches along x, a steep one along y; at step
+    first <= k < first + count it crosses the other axis at start - slope * k, in pixels; a step is length mm long."""
 
-    Each ray marches along the axis of its larger direction component, one sample per row or column, two weights a
-    sample, step sqrt(1 + slope^2) pixels. Returns the number of weights per ray [bins], pixel indices, weights (mm)."""
+    flat: Tensor
+    start: Tensor
+    slope: Tensor
+    length: Tensor
+    first: Tensor
+    count: Tensor
+
+
+def march(geometry: Geometry, grid: ImageGrid, view: int) -> March:
+    """Each ray marches along the axis of its larger direction component, over the steps that meet the grid."""
     ox, oy, dx, dy = rays(geometry, view)
     ox, oy = ox / grid.pixel_mm, oy / grid.pixel_mm
     cx, cy = (grid.columns - 1) / 2, (grid.rows - 1) / 2
     flat = dx.abs() >= dy.abs()
     slope = torch.where(flat, dy / dx, dx / dy)
+    slope = torch.where(slope == 0, 1e-200, slope)  # spares a case below; no position changes
     start = torch.where(flat, cy - oy + slope * (ox + cx), cx + ox + slope * (cy - oy))
-    across = torch.where(flat, grid.rows, grid.columns)[:, None]
-    along = torch.where(flat, grid.columns, grid.rows)[:, None]
-    k = torch.arange(max(grid.rows, grid.columns), dtype=torch.float64)
-    p = torch.addcmul(start[:, None], slope[:, None], k, value=-1)  # position across the march, in pixels [bins, steps]
+    width = torch.where(flat, grid.rows, grid.columns)
+    steps = torch.where(flat, grid.columns, grid.rows)
+    # A pixel has weight while -1 < position < width.
+    ends = torch.stack([(start + 1) / slope, (start - width) / slope])
+    first = torch.minimum(ends.amin(0).ceil().clamp(min=0), steps).long()
+    last = torch.minimum(ends.amax(0).floor(), steps - 1.0).clamp(min=-1).long()
+    return March(flat, start, slope, (1 + slope * slope).sqrt() * grid.pixel_mm, first, (last + 1 - first).clamp(min=0))
+
+
+def joseph_view(m: March, grid: ImageGrid, column: Tensor, weight: Tensor) -> None:
+    """Fills column int32 and weight [steps, 2] with the two neighbours of every step of one view's rays."""
+    ray = torch.repeat_interleave(m.count)
+    k = torch.arange(len(ray)) + (m.first - m.count.cumsum(0) + m.count)[ray]
+    p = m.start[ray].addcmul_(m.slope[ray], k, value=-1)
     low = p.floor()
-    part = p - low
-    j = torch.stack([low, low + 1], -1)
-    w = torch.stack([1 - part, part], -1) * ((1 + slope * slope).sqrt() * grid.pixel_mm)[:, None, None]
-    keep = (j >= 0) & (j < across[..., None]) & (w > 0)
-    if grid.rows != grid.columns:
-        keep &= (k < along)[..., None]
-    step_across = torch.where(flat, grid.columns, 1)[:, None, None]
-    step_along = torch.where(flat, 1, grid.columns)[:, None, None]
-    index = j.int() * step_across.int() + k.int()[:, None] * step_along.int()
-    return keep.sum((1, 2)), index[keep], w[keep]
+    length = m.length.to(weight.dtype)[ray]
+    upper = p.sub_(low).to(weight.dtype).mul_(length)
+    low, width = low.int(), torch.where(m.flat, grid.rows, grid.columns).int()[ray]
+    across = torch.where(m.flat, grid.columns, 1).int()[ray]
+    along = k.int() * torch.where(m.flat, 1, grid.columns).int()[ray]
+    for side, w in ((0, length - upper), (1, upper)):  # outside the grid: weight 0 on its border
+        j = low + side
+        torch.mul(w, (j >= 0) & (j < width), out=weight[:, side])
+        torch.addcmul(along, torch.minimum(j.clamp_(min=0), width - 1), across, out=column[:, side])
 
 
 def joseph_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtype: torch.dtype) -> Table:
-    """Table of the views first ... last - 1: rows = rays (view-major), columns = pixels, weights in mm."""
-    parts = [joseph_view(geometry, grid, v) for v in range(first, last)]
-    counts = torch.cat([c for c, _, _ in parts])
-    offsets = F.pad(counts.cumsum(0), (1, 0)).int()
-    return Table(offsets, torch.cat([i for _, i, _ in parts]), torch.cat([w.to(dtype) for _, _, w in parts]))
+    """Line integrals of the bilinear image (Joseph, IEEE TMI 1(3), 1982) for the views first ... last - 1.
+
+    One sample per row or column, two weights a sample, step sqrt(1 + slope^2) pixels. Rows = rays (view-major),
+    columns = pixels, weights in mm."""
+    marches = [march(geometry, grid, v) for v in range(first, last)]
+    offsets = F.pad(torch.cat([m.count for m in marches]).cumsum(0), (1, 0))
+    column = torch.empty(int(offsets[-1]), 2, dtype=torch.int32)
+    weight = torch.empty(len(column), 2, dtype=dtype)
+    for v, m in enumerate(marches):
+        a, b = offsets[v * geometry.bins], offsets[(v + 1) * geometry.bins]
+        joseph_view(m, grid, column[a:b], weight[a:b])
+    return Table((2 * offsets).int(), column.view(-1), weight.view(-1))
 
 
 def pixel_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtype: torch.dtype) -> Table:
@@ -146,9 +172,10 @@ def pixel_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtyp
 class BlockTables:
     """Tables of blocks of views in both directions within a byte limit.
 
-    `build(first, last)` makes the native table of a block with `columns(first, last)` columns; the other direction is its transpose. Where both directions
-    of all views fit, there is one block and both are kept. Else blocks are small, native tables are kept as far as
-    they fit, transposed ones if there is room beside all native ones; what isn't kept is built, used and dropped."""
+    `build(first, last)` makes the native table of a block with `columns(first, last)` columns; the other direction is
+    its transpose. Where both directions of all views fit, there is one block and both are kept. Else blocks are small,
+    native tables are kept as far as they fit, transposed ones if there is room beside all native ones; what isn't kept
+    is built, used and dropped."""
 
     def __init__(
         self, build: Callable[[int, int], Table], columns: Callable[[int, int], int], views: int,
