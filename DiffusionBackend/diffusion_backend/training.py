@@ -3,7 +3,7 @@
 `python -m diffusion_backend train ct-image --data FOLDER --output FOLDER --minutes 120 [--resume | --init MODEL]`
 
 A recipe (one file in `recipes/`) supplies `parts()`, `phases()`, `batch(phase, rng)`, `validate(parts)`, `card()`.
-The batch of step n depends on (seed, n, process) alone, so an interrupted run resumes with the batches it would have had.
+The batch of step n depends on (seed, n, process) alone, so a resumed run gets the batches it would have had.
 """
 
 from __future__ import annotations
@@ -97,6 +97,13 @@ def learning_rate(progress: float, step: int, peak: float, warm_up: int) -> floa
     return peak * min(1.0, (step + 1) / max(1, warm_up)) * cosine
 
 
+def new_parts(recipe: Recipe, seed: int) -> dict[str, nn.Module]:
+    """Parts with initial weights of `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return recipe.parts()
+
+
 class Training:
     """State of one leg: parts, EMA, optimisers, step and clock; everything that a checkpoint holds."""
 
@@ -105,17 +112,14 @@ class Training:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if settings.device.startswith("cuda") else "gloo")
-        torch_state = torch.get_rng_state()
-        torch.manual_seed(settings.seed)  # initial weights; the caller's generator is put back
-        self.parts = recipe.parts()
-        torch.set_rng_state(torch_state)
+        self.parts = new_parts(recipe, settings.seed)
         for name, module in self.parts.items():
             if init:
                 module.load_state_dict({k: v.float() for k, v in init[name].items()})
             module.to(settings.device)
         self.ema = Ema(self.parts, settings.ema)
         self.optimisers = {
-            name: torch.optim.AdamW(module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+            name: torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
             for name, module in self.parts.items()
         }
         self.step, self.seconds, self.best = 0, 0.0, math.inf
@@ -180,7 +184,7 @@ class Training:
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint of `save`."""
         if not path.exists():
-            raise InputError(f"There is no checkpoint '{path.name}' in '{path.parent}' to resume from; start without it.")
+            raise InputError(f"There is no checkpoint '{path}' to resume from.", "Start without --resume.")
         state = torch.load(path, map_location=self.settings.device, weights_only=True)
         for name in self.parts:
             self.parts[name].load_state_dict(state["parts"][name])
@@ -190,7 +194,7 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """Figures of the EMA weights on the recipe's validation data."""
-        averaged = self.recipe.parts()
+        averaged = new_parts(self.recipe, self.settings.seed)
         for name, module in averaged.items():
             module.load_state_dict(self.ema.state[name])
             module.to(self.settings.device).eval()
@@ -198,7 +202,10 @@ class Training:
             return self.recipe.validate(averaged)
 
 
-def train(training: Training, report: Callable[[dict[str, Any]], None], finish: Callable[[Training, dict], None]) -> None:
+Row = dict[str, Any]
+
+
+def train(training: Training, report: Callable[[Row], None], finish: Callable[[Training, Row], None]) -> None:
     """Run until the budget is used. `report` gets a row per checkpoint, `finish` is called at each better score."""
     settings, losses = training.settings, []
     clock = last = time.monotonic()
@@ -263,12 +270,12 @@ def main(arguments: list[str]) -> int:
         training.resume(options.output / "checkpoint.pt")
     earlier = initial.card.get("training", {}) if initial else {}
 
-    def report(row: dict[str, Any]) -> None:
+    def report(row: Row) -> None:
         with open(options.output / "log.jsonl", "a", encoding="ascii") as log:
             log.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 
-    def finish(state: Training, row: dict[str, Any]) -> None:
+    def finish(state: Training, row: Row) -> None:
         card = recipe.card()
         card["training"] |= {
             "recipe": options.recipe,

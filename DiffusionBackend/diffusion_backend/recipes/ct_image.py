@@ -33,7 +33,7 @@ def read_slices(folder: Path, split: str) -> dict[str, list[np.ndarray]]:
     """Metal-free slices (int16 HU [256, 256]) of a split of `ct-tcia-slices`, by patient."""
     table = folder / "ct-tcia-slices" / "slices.csv"
     if not table.exists():
-        raise InputError(f"'{folder}' has no ct-tcia-slices/slices.csv; give --data the folder that holds ct-tcia-slices.")
+        raise InputError(f"'{folder}' has no ct-tcia-slices/slices.csv.", "Give --data the folder that holds it.")
     wanted = defaultdict(list)
     with open(table, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
