@@ -41,6 +41,13 @@ class MemoryExhausted(EngineError):
     exit_code = 4
 
 
+class DiskError(EngineError):
+    """A file can't be written: disk full, folder read-only or missing."""
+
+    kind = "disk"
+    exit_code = 2
+
+
 class Cancelled(EngineError):
     """The user, a signal or the end of the parent process stopped the run."""
 

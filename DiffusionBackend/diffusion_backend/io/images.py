@@ -1,0 +1,137 @@
+"""Volumes from and to files: NRRD, NIfTI, MHA and DICOM folders through SimpleITK, the geometry exactly as the file has it.
+
+ITK and DICOM speak of LPS millimetres, Slicer of RAS: `PatientGeometry` holds both. Arrays are (k, j, i[, component]).
+Two-dimensional images become volumes of one slice. Nothing that identifies a patient is read from DICOM headers or kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..data import Grid, PatientGeometry, Segmentation, volume
+from ..errors import DiskError, InputError
+
+FORMATS = ("nrrd", "nii.gz", "nii", "mha", "mhd", "seg.nrrd")
+GAP_MM = 0.01  # distances of DICOM slices may differ by this much (rounding of positions in the header)
+
+
+def read_volume(path: Path, unit: str = "HU") -> Grid:
+    """A scalar or vector volume from a file or a folder of DICOM slices. Raises InputError when it can't be read."""
+    image = read_image(path)
+    return volume(_array(image), _geometry(image), unit)
+
+
+def read_segmentation(path: Path) -> Segmentation:
+    """Labels from a label image or a `.seg.nrrd` with one layer; label names are read where the file has them."""
+    image = read_image(path)
+    array = _array(image)
+    if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"'{path.name}' is no label image: it has {array.dtype} values and {array.ndim} axes.")
+    labels = {str(n): int(n) for n in np.unique(array) if n}
+    return Segmentation(array, _geometry(image), _segment_names(image) or labels)
+
+
+def read_image(path: Path) -> sitk.Image:
+    """The three-dimensional image in `path`."""
+    if not path.exists():
+        raise InputError(f"There is no file or folder '{path}'.")
+    try:
+        image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1]
+        raise InputError(f"'{path.name}' can't be read as an image ({reason}). Give NRRD, NIfTI, MHA or a DICOM folder.") from None
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    if image.GetDimension() != 3:
+        raise InputError(f"'{path.name}' has {image.GetDimension()} dimensions, but a volume has three. Extract one volume first.")
+    return image
+
+
+def write_item(item: Grid | Segmentation, path: Path) -> None:
+    """Write a volume or labels with their geometry; compressed, as int16/uint8/float32 ... just as the array is.
+
+    Raises DiskError when the file can't be written.
+    """
+    array = np.ascontiguousarray(item.array)
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    if item.geometry is not None:
+        image.SetSpacing(item.geometry.spacing)
+        image.SetOrigin(item.geometry.origin)
+        image.SetDirection(item.geometry.direction)
+    if isinstance(item, Segmentation):
+        for n, (name, value) in enumerate(item.labels.items()):
+            for key, text in (("Name", name), ("ID", f"Segment_{n}"), ("LabelValue", str(value)), ("Layer", "0")):
+                image.SetMetaData(f"Segment{n}_{key}", text)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError:
+        raise DiskError(f"'{path.name}' can't be written into '{path.parent}'.", "Check free space and permissions.") from None
+
+
+def _array(image: sitk.Image) -> np.ndarray:
+    """(k, j, i) or (k, j, i, component), in the file's own type."""
+    return sitk.GetArrayFromImage(image)
+
+
+def _geometry(image: sitk.Image) -> PatientGeometry:
+    return PatientGeometry.from_itk(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _segment_names(image: sitk.Image) -> dict[str, int]:
+    """Names and values of the segments that Slicer stores in a `.seg.nrrd`."""
+    names = {}
+    n = 0
+    while image.HasMetaDataKey(f"Segment{n}_Name"):
+        names[image.GetMetaData(f"Segment{n}_Name")] = int(image.GetMetaData(f"Segment{n}_LabelValue"))
+        n += 1
+    return names
+
+
+def _read_dicom(folder: Path) -> sitk.Image:
+    """The only image series in a folder."""
+    series = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)]
+    if not series:
+        raise InputError(f"The folder '{folder.name}' holds no DICOM images.")
+    if len(series) > 1:
+        counts = ", ".join(str(len(files)) for files in series)
+        raise InputError(f"The folder '{folder.name}' holds {len(series)} DICOM series ({counts} images). Give a folder with one series.")
+    files = series[0]
+    if len(files) > 1:
+        _check_positions(folder, files)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    return reader.Execute()
+
+
+def _series(folder: Path) -> tuple[str, ...]:
+    """Series identifiers; ITK's warnings about other files in the folder are no concern of the user."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(True)
+
+
+def _check_positions(folder: Path, files: tuple[str, ...]) -> None:
+    """Slices must lie at equal distances along their common normal; ITK only warns about gaps and shears tilted scans."""
+    reader = sitk.ImageFileReader()
+    origins, normals = [], []
+    for name in files:
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        origins.append(reader.GetOrigin()[:3])
+        normals.append(np.asarray(reader.GetDirection()).reshape(3, 3)[:, 2])
+    steps, normal = np.diff(np.asarray(origins), axis=0), normals[0]
+    along = steps @ normal
+    if np.abs(np.asarray(normals) - normal).max() > 1e-3 or np.abs(steps - along[:, None] * normal).max() > 0.1:
+        raise InputError(f"The slices of '{folder.name}' are tilted or turned against each other. Resample the scan to a straight grid.")
+    distance = np.median(along)
+    worst = int(np.abs(along - distance).argmax())
+    if abs(along[worst] - distance) > max(GAP_MM, 1e-2 * abs(distance)):
+        raise InputError(
+            f"Slices are missing in '{folder.name}': they lie {abs(distance):g} mm apart, but "
+            f"{abs(along[worst]):g} mm between slices {worst} and {worst + 1}. Complete the series."
+        )
