@@ -1,11 +1,11 @@
 """Model store: a bundle is a folder with `card.json` (schema 1) and `weights.safetensors`.
 
-A card names the interface (for instance "Denoiser") with its fields (dims, channels, unit, sigma range, conditions), the network and
-its configuration, normalisation, training data, licence and attribution, metrics and the sha256 of the weights. The weights file
-holds named parts; the tensor `key` of part `part` is stored as `part/key`. Bundles are looked up in the user's folder first, then in
-the bundled `Resources/Models`. Nothing is ever unpickled into arbitrary objects.
+A card names the interface (for instance "Denoiser") with its fields (dims, channels, unit, sigma range, conditions),
+the network and its configuration, normalisation, training data, licence and attribution, metrics and the sha256 of the
+weights. The weights file holds named parts; the tensor `key` of part `part` is stored as `part/key`. Bundles are looked
+up in the user's folder first, then in the bundled `Resources/Models`. Nothing is ever unpickled into arbitrary objects.
 
-Cards are read without torch, so that declarations and panels can list models; torch is imported where tensors are touched.
+Cards are read without torch, so that declarations and panels can list models; torch is imported where tensors are used.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import paths
 from .errors import ModelError
+from .method import INTERFACES
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 REQUIRED_FIELDS = ("id", "interface", "network", "licence", "sha256")
-INTERFACES = ("Denoiser", "HeatModel", "BernoulliRefiner", "Segmentor", "Classifier", "Scorer", "Codec", "TextEncoder", "Regressor")
+REINSTALL = "Install the model again."
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,18 @@ def folders() -> tuple[Path, Path]:
     return paths.user_models(), paths.resources() / "Models"
 
 
-def save_bundle(folder: Path | str, card: Mapping[str, Any], parts: Mapping[str, Mapping[str, torch.Tensor]], *,
-                dtype: torch.dtype | str | None = "float16") -> Path:
-    """Write a bundle; an older one in `folder` is replaced in one step, so that a reader never sees a half-written model.
+def save_bundle(
+    folder: Path | str,
+    card: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    dtype: torch.dtype | str | None = "float16",
+) -> Path:
+    """Write a bundle; an older one in `folder` is replaced in one step: a reader never sees a half-written model.
 
-    card: schema-1 fields but "schema", "sha256", "parts" and "parameters", which are filled in here. "id" defaults to the folder's
-    name. parts: part name -> state dict; floating-point tensors are stored as `dtype` (None: unchanged)."""
+    card: schema-1 fields but "schema", "sha256", "parts" and "parameters", which are filled in here. "id" defaults to
+    the folder's name. parts: part name -> state dict; floating-point tensors are stored as `dtype` (None: unchanged).
+    Raises ModelError where a value is not finite in that type."""
     import torch
     from safetensors.torch import save_file
 
@@ -66,8 +73,14 @@ def save_bundle(folder: Path | str, card: Mapping[str, Any], parts: Mapping[str,
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(tensors, fresh / WEIGHTS)
-        full = {"schema": SCHEMA, "id": folder.name, **card, "parts": sorted(parts), "sha256": _sha256(fresh / WEIGHTS),
-                "parameters": sum(t.numel() for t in tensors.values())}
+        full = {
+            "schema": SCHEMA,
+            "id": folder.name,
+            **card,
+            "parts": sorted(parts),
+            "sha256": _sha256(fresh / WEIGHTS),
+            "parameters": sum(t.numel() for t in tensors.values()),
+        }
         (fresh / CARD).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name in (CARD, WEIGHTS):
             (fresh / name).chmod(0o644)
@@ -91,7 +104,7 @@ def _stored(key: str, value: torch.Tensor, dtype: torch.dtype | None) -> torch.T
     if value.is_floating_point():
         value = value if dtype is None else value.to(dtype)
         if not bool(value.isfinite().all()):
-            raise ModelError(f"The tensor '{key}' has values that are not finite as {value.dtype}; the model was not saved.")
+            raise ModelError(f"The tensor '{key}' has values that are not finite as {value.dtype}; nothing was saved.")
     return value.contiguous().clone()
 
 
@@ -112,8 +125,11 @@ def find(model: str | Path) -> Path:
             if (base / str(model) / CARD).is_file():
                 return base / str(model)
     known = ", ".join(entry["id"] for entry in list_models()) or "none"
-    raise ModelError(f"The model '{model}' was not found in {' or '.join(str(f) for f in folders())}; available: {known}.",
-                     "Choose one of these, or import a checkpoint with 'models import'.")
+    places = " or ".join(f"'{folder}'" for folder in folders())
+    raise ModelError(
+        f"The model '{model}' was not found in {places}; available: {known}.",
+        "Choose one of these, or import a checkpoint with 'models import'.",
+    )
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -121,17 +137,22 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The model card '{folder / CARD}' can't be read ({error}).", "Install the model again.") from None
+        raise ModelError(f"The model card '{folder / CARD}' can't be read ({error}).", REINSTALL) from None
     if not isinstance(card, dict) or card.get("schema") != SCHEMA:
         found = card.get("schema") if isinstance(card, dict) else type(card).__name__
-        raise ModelError(f"The model card '{folder / CARD}' has schema {found!r}, but this version reads schema {SCHEMA}.",
-                         "Update the software or install the model again.")
+        raise ModelError(
+            f"The model card '{folder / CARD}' has schema {found!r}, but this version reads {SCHEMA}.",
+            "Update the software or install the model again.",
+        )
     missing = [field for field in REQUIRED_FIELDS if field not in card]
     if missing:
-        raise ModelError(f"The model card '{folder / CARD}' lacks {', '.join(missing)}.", "Install the model again.")
+        raise ModelError(f"The model card '{folder / CARD}' lacks {', '.join(missing)}.", REINSTALL)
     if card["interface"] not in INTERFACES:
-        raise ModelError(f"The model card '{folder / CARD}' names the unknown interface '{card['interface']}'; "
-                         f"known: {', '.join(INTERFACES)}.", "Install the model again.")
+        raise ModelError(
+            f"The model card '{folder / CARD}' names the unknown interface '{card['interface']}'; "
+            f"known: {', '.join(INTERFACES)}.",
+            REINSTALL,
+        )
     return card
 
 
@@ -143,7 +164,7 @@ def _read_parts(folder: Path, card: Mapping[str, Any]) -> dict[str, dict[str, to
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"The weights '{folder / WEIGHTS}' can't be read ({error}).", "Install the model again.") from None
+        raise ModelError(f"The weights '{folder / WEIGHTS}' can't be read ({error}).", REINSTALL) from None
     parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in card.get("parts", [])}
     for name, value in tensors.items():
         part, _, key = name.partition("/")
@@ -152,16 +173,19 @@ def _read_parts(folder: Path, card: Mapping[str, Any]) -> dict[str, dict[str, to
 
 
 def verify(model: str | Path) -> dict[str, Any]:
-    """Compare the weights with the sha256 on the card; returns the card. ModelError where they differ or are missing."""
+    """Compare the weights with the sha256 on the card; returns the card. ModelError where they differ or miss."""
     folder = find(model)
     card = read_card(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise ModelError(f"The model '{card['id']}' in '{folder}' has no file {WEIGHTS}.", "Install the model again.")
+        raise ModelError(f"The model '{card['id']}' in '{folder}' has no file {WEIGHTS}.", REINSTALL)
     found = _sha256(weights)
     if found != card["sha256"]:
-        raise ModelError(f"The weights of the model '{card['id']}' in '{folder}' are damaged: sha256 {found[:12]}…, but the card "
-                         f"says {str(card['sha256'])[:12]}….", "Install the model again.")
+        raise ModelError(
+            f"The weights of the model '{card['id']}' in '{folder}' are damaged: their sha256 begins with "
+            f"{found[:12]}, but the card says {str(card['sha256'])[:12]}.",
+            REINSTALL,
+        )
     return card
 
 
@@ -185,8 +209,10 @@ def remove(model: str) -> Path:
     """Delete a bundle from the user's folder; bundled models can't be removed."""
     folder = find(model)
     if folder.parent.resolve() != paths.user_models().resolve():
-        raise ModelError(f"The model '{model}' lies in '{folder}', which is not the user's model folder "
-                         f"'{paths.user_models()}', so it can't be removed here.")
+        raise ModelError(
+            f"The model '{model}' lies in '{folder}', which is not the user's model folder "
+            f"'{paths.user_models()}', so it can't be removed here."
+        )
     shutil.rmtree(folder)
     return folder
 
@@ -197,3 +223,119 @@ def _sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """An image prior: denoiser(x, sigma, cond) -> clean estimate, x [B, C, ...] and sigma in the unit of the card.
+
+    estimate : the same in the network's unit u, x = offset + scale u. stride : sides are padded to multiples of it.
+    sigma_range : trained noise levels. Below it the lowest level is used; above it the image is contracted towards
+    `offset` until its noise is the highest level, so that the network never sees a level that it wasn't trained for."""
+
+    card: Mapping[str, Any]
+    module: torch.nn.Module
+    estimate: Callable[..., torch.Tensor]
+    stride: int
+    offset: float
+    scale: float
+    sigma_range: tuple[float, float]
+
+    def __call__(self, x: torch.Tensor, sigma: Any, cond: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Clean estimate [B, C, ...] in the card's unit; sigma a float or [B]."""
+        u, level = (x - self.offset) / self.scale, sigma
+        low, high = self.sigma_range
+        if hasattr(sigma, "clamp"):
+            level = sigma.clamp(low, high)
+            u = u * (level / sigma).clamp(max=1).view(-1, *[1] * (x.ndim - 1))
+        else:
+            level = min(max(sigma, low), high)
+            u = u * min(level / sigma, 1.0) if sigma > 0 else u
+        padded = self._pad(u)
+        estimate = self.estimate(padded, level / self.scale, cond)
+        inside = (..., *(slice(0, side) for side in x.shape[2:]))
+        return estimate[inside] * self.scale + self.offset
+
+    def _pad(self, u: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional as F
+
+        missing = [-side % self.stride for side in u.shape[2:]]
+        if not any(missing):
+            return u
+        widths = [width for pad in reversed(missing) for width in (0, pad)]
+        inner = all(pad < side for pad, side in zip(missing, u.shape[2:], strict=True))
+        return F.pad(u, widths, mode="reflect" if inner else "replicate")
+
+
+def import_model(
+    method: str, file: Path | str, *, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Import a published checkpoint into the user's folder; returns its card (see `importers.import_model`)."""
+    from . import importers
+
+    return importers.import_model(method, file, name=name, options=options)
+
+
+def load_denoiser(model: str | Path, device: str = "cpu") -> Denoiser:
+    """The denoiser of a bundle with the interface "Denoiser", ready on `device`."""
+    return denoiser(load_bundle(model), device)
+
+
+def denoiser(bundle: Bundle, device: str = "cpu") -> Denoiser:
+    """Build the network of a loaded bundle (float32) and wrap it. ModelError where card and weights don't fit."""
+    card = bundle.card
+    if card["interface"] != "Denoiser":
+        raise ModelError(f"The model '{card['id']}' is a {card['interface']}, but a Denoiser is needed here.")
+    build = {"UNet": _unet, "DuDoDp": _dudodp}.get(card["network"].get("architecture", ""))
+    try:
+        if build is None:
+            raise ValueError(f"the architecture {card['network'].get('architecture')!r} is unknown")
+        module, estimate, stride = build(card)
+        problems = misfits(module, bundle.parts["denoiser"])
+        if problems:
+            raise ValueError("; ".join(problems[:10]))
+        offset, scale = (float(card["normalisation"][key]) for key in ("offset", "scale"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"The model '{card['id']}' doesn't fit its card: {error}.", REINSTALL) from None
+    module.load_state_dict({key: value.float() for key, value in bundle.parts["denoiser"].items()})
+    module.requires_grad_(False).eval().to(device)
+    low, high = card.get("sigma_range", (0.0, float("inf")))
+    return Denoiser(card, module, estimate, stride, offset, scale, (float(low), float(high)))
+
+
+def _unet(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tensor], int]:
+    from .diffusion.denoiser import edm
+    from .networks.unet import UNet
+
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
+    if fields.pop("parametrisation", "EDM") != "EDM":
+        raise ValueError(f"the parametrisation {card['network']['parametrisation']!r} is unknown")
+    del fields["architecture"]
+    module = UNet(**fields)
+    return module, edm(module, float(card["normalisation"]["sigma_data"])), module.stride
+
+
+def _dudodp(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tensor], int]:
+    from .diffusion.denoiser import from_x0
+    from .diffusion.schedules import linear_vp
+    from .networks.dudodp import DuDoDpConfig, DuDoDpNet
+
+    fields = {k: v for k, v in card["network"].items() if k not in ("architecture", "parametrisation")}
+    module = DuDoDpNet(DuDoDpConfig.from_dict(fields))
+    schedule = linear_vp(**card["schedule"])
+    return module, from_x0(lambda x, time, cond: module(x, time)[:, :1], schedule), module.config.divisor
+
+
+def misfits(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps `state` from being loaded into `module`: one phrase per missing, surplus or wrongly shaped tensor."""
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    return [
+        *(f"'{key}' is missing" for key in wanted if key not in found),
+        *(f"'{key}' is not part of the network" for key in found if key not in wanted),
+        *(
+            f"'{key}' has shape {found[key]}, but {shape} is needed"
+            for key, shape in wanted.items()
+            if key in found and found[key] != shape
+        ),
+    ]

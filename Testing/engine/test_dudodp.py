@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_files
-
 from diffusion_backend.networks.dudodp import (
     DuDoDpConfig,
     DuDoDpNet,
@@ -56,10 +55,13 @@ def test_published_configuration_has_the_published_size():
     assert configuration(state) == DuDoDpConfig()
 
 
-@pytest.mark.parametrize("config", [
-    DuDoDpConfig(width=32, multipliers=(1, 2, 2), blocks=1, attention_levels=(), head_width=32),
-    DuDoDpConfig(width=64, multipliers=(1, 1, 2), blocks=3, attention_levels=(2,), patch=2, variance=False),
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        DuDoDpConfig(width=32, multipliers=(1, 2, 2), blocks=1, attention_levels=(), head_width=32),
+        DuDoDpConfig(width=64, multipliers=(1, 1, 2), blocks=3, attention_levels=(2,), patch=2, variance=False),
+    ],
+)
 def test_configuration_is_read_from_the_shapes(config):
     with torch.device("meta"):
         state = DuDoDpNet(config).state_dict()

@@ -1,8 +1,8 @@
 """The published network of DuDoDp (Liu et al., IEEE TMI 43(10), 2024): a U-Net on 4 x 4 patches with a variance head.
 
-Attribute names equal the key names of the published checkpoints, so that their state dicts load as they are. The network predicts
-the clean image (x0) and, per pixel, how far the variance lies between its two bounds (v, not used for artefact reduction).
-"""
+Attribute names equal the key names of the published checkpoints, so that their state dicts load as they are. The
+network predicts the clean image (x0) and, per pixel, how far the variance lies between its two bounds (v, not used for
+artefact reduction)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUPS = 32
-POSITION_SPAN = 64                    # the positional map runs over 0..64 whatever the side of the feature map
+POSITION_SPAN = 64  # the positional map runs over 0..64 whatever the side of the feature map
 
 
 @dataclass(frozen=True)
 class DuDoDpConfig:
     """Configuration of the published network (defaults: the published 82-million-parameter one).
 
-    width: channels of the first level; multipliers: width factor per level; attention_levels: levels with self-attention (published:
-    feature maps of side 16 and 8, which are levels 3 and 4 of a 512 x 512 image in patches of 4); head_width: channels per head."""
+    width: channels of the first level; multipliers: width factor per level; attention_levels: levels with
+    self-attention (published: feature maps of side 16 and 8, which are levels 3 and 4 of a 512 x 512 image in patches
+    of 4); head_width: channels per head; patch: side of the patches that become channels; variance: variance head."""
 
     width: int = 128
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -50,7 +51,7 @@ class DuDoDpConfig:
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:
-    """[sin(t f), cos(t f)] with f_j = 10000^(-j/(width/2-1)); t [B], returns [B, width]. The denominator is published so."""
+    """[sin(t f), cos(t f)], f_j = 10000^(-j/(width/2-1)) (their denominator); t [B], returns [B, width]."""
     half = width // 2
     f = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / max(half - 1, 1))
     phase = t.float()[:, None] * f
@@ -62,7 +63,7 @@ def position_map(width: int, rows: int, columns: int, device: torch.device | str
     half = width // 2
     f = torch.exp(-math.log(10000.0) * torch.arange(half, device=device, dtype=torch.float32) / max(half - 1, 1))
 
-    def sines(side: int) -> Tensor:                                              # [half, side]
+    def sines(side: int) -> Tensor:  # [half, side]
         return torch.sin(f[:, None] * (torch.arange(side, device=device, dtype=torch.float32) * POSITION_SPAN / side))
 
     by_column = sines(columns)[:, None, :].expand(half, rows, columns)
@@ -75,7 +76,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, embedding: int, out: int) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
+        )
         self.emb_layers = nn.Linear(embedding, 2 * out)
         self.out_layers = nn.Sequential(nn.SiLU(), nn.Identity(), nn.Conv2d(out, out, 3, padding=1))
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
@@ -99,10 +102,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, h, w] -> the same shape."""
-        flat = x.flatten(2)                                                       # [B, C, h*w]
+        flat = x.flatten(2)  # [B, C, h*w]
         b, c, n = flat.shape
-        q, k, v = (part.reshape(b, self.heads, c // self.heads, n).transpose(2, 3)
-                   for part in self.qkv(self.norm(flat)).chunk(3, dim=1))          # [B, heads, h*w, head_width]
+        q, k, v = (
+            part.reshape(b, self.heads, c // self.heads, n).transpose(2, 3)
+            for part in self.qkv(self.norm(flat)).chunk(3, dim=1)
+        )  # [B, heads, h*w, head_width]
         h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, n)
         return x + self.proj_out(h).reshape(x.shape)
 
@@ -151,15 +156,17 @@ class DuDoDpNet(nn.Module):
         emb = c * mult[-1]
         self.time_embed = nn.Sequential(nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, emb), nn.SiLU())
         self.input_blocks, skips = self._encoder(emb)
-        self.middle_block = Stage(ResidualBlock(emb, emb, emb), Attention(emb, config.head_width),
-                                  ResidualBlock(emb, emb, emb))
+        self.middle_block = Stage(
+            ResidualBlock(emb, emb, emb), Attention(emb, config.head_width), ResidualBlock(emb, emb, emb)
+        )
         self.output_blocks = self._decoder(emb, skips)
         pixels = config.patch**2
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, c), nn.SiLU(), nn.Conv2d(c, pixels, 3, padding=1))
         if config.variance:
             self.variance_output_t_emb = nn.Conv2d(emb, 2 * c, 1)
-            self.variance_output_model = nn.Sequential(nn.Conv2d(2 * c, c, 3, padding=1), nn.SiLU(),
-                                                       nn.Conv2d(c, pixels, 3, padding=1))
+            self.variance_output_model = nn.Sequential(
+                nn.Conv2d(2 * c, c, 3, padding=1), nn.SiLU(), nn.Conv2d(c, pixels, 3, padding=1)
+            )
 
     def _encoder(self, emb: int) -> tuple[nn.ModuleList, list[int]]:
         """Input blocks and the widths of their outputs (= widths of the skip connections)."""
@@ -200,8 +207,10 @@ class DuDoDpNet(nn.Module):
         Returns [B, 2, H, W]: x0 prediction (not clipped) and variance interpolation v in (0, 1); [B, 1, H, W] without
         a variance head. Raises ValueError where H or W is no multiple of `config.divisor`."""
         if x.shape[-2] % self.config.divisor or x.shape[-1] % self.config.divisor:
-            raise ValueError(f"The image is {x.shape[-2]} x {x.shape[-1]}, but this network needs sides that are multiples "
-                             f"of {self.config.divisor}.")
+            raise ValueError(
+                f"The image is {x.shape[-2]} x {x.shape[-1]}, but this network needs sides that are multiples "
+                f"of {self.config.divisor}."
+            )
         emb = self.time_embed(time_embedding(t, self.config.width))
         patches = F.pixel_unshuffle(x, self.config.patch)
         first = self.input_blocks[0](patches, emb)
@@ -225,14 +234,18 @@ class DuDoDpNet(nn.Module):
 def configuration(state: Mapping[str, Tensor], *, head_width: int = 64) -> DuDoDpConfig:
     """The configuration that a published state dict was made with, read from its tensor shapes.
 
-    The head width leaves no trace in the shapes and must be told where it isn't the published 64. Raises ValueError with a
-    sentence where the state dict is of another network."""
+    The head width leaves no trace in the shapes and must be told where it isn't the published 64. Raises ValueError
+    with a sentence where the state dict is of another network."""
     if "input_blocks.0.0.weight" not in state or "time_embed.2.weight" not in state:
-        raise ValueError("The checkpoint has no tensors 'input_blocks.0.0.weight' and 'time_embed.2.weight', so it is not a DuDoDp "
-                         "network.")
+        raise ValueError(
+            "The checkpoint has no tensors 'input_blocks.0.0.weight' and 'time_embed.2.weight', so it is not a DuDoDp "
+            "network."
+        )
     if any(".emb_layers.1." in key or ".out_layers.3." in key for key in state):
-        raise ValueError("The checkpoint is a guided-diffusion network (its blocks have 'emb_layers.1' or 'out_layers.3'), not a "
-                         "DuDoDp network.")
+        raise ValueError(
+            "The checkpoint is a guided-diffusion network (its blocks have 'emb_layers.1' or 'out_layers.3'), not a "
+            "DuDoDp network."
+        )
     width, pixels = state["input_blocks.0.0.weight"].shape[:2]
     multipliers, attention, blocks, level, count = [], set(), 0, 0, 0
     index = 1
@@ -243,13 +256,21 @@ def configuration(state: Mapping[str, Tensor], *, head_width: int = 64) -> DuDoD
             count += 1
             convolution = state.get(f"input_blocks.{index}.0.out_layers.2.weight")
             if convolution is None:
-                raise ValueError(f"The block 'input_blocks.{index}' of the checkpoint is neither a residual block nor a "
-                                 "down-sampling, so it is not a DuDoDp network.")
+                raise ValueError(
+                    f"The block 'input_blocks.{index}' of the checkpoint is neither a residual block nor a "
+                    "down-sampling, so it is not a DuDoDp network."
+                )
             if count == 1:
                 multipliers.append(convolution.shape[0] // width)
             if f"input_blocks.{index}.1.qkv.weight" in state:
                 attention.add(level)
         index += 1
-    return DuDoDpConfig(width=width, multipliers=tuple(multipliers), blocks=blocks or count,
-                        attention_levels=tuple(sorted(attention)), head_width=head_width, patch=math.isqrt(pixels),
-                        variance="variance_output_model.0.weight" in state)
+    return DuDoDpConfig(
+        width=width,
+        multipliers=tuple(multipliers),
+        blocks=blocks or count,
+        attention_levels=tuple(sorted(attention)),
+        head_width=head_width,
+        patch=math.isqrt(pixels),
+        variance="variance_output_model.0.weight" in state,
+    )

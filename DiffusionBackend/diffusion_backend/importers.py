@@ -1,0 +1,123 @@
+"""Import of published checkpoints: a file that the user has becomes a bundle in the user's model folder.
+
+A checkpoint is read as tensors only: safetensors, or a torch file with `weights_only=True`, which refuses any other
+object. An importer per method turns its tensors into a card and names the network that they must fit.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import models, paths
+from .errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, "torch.Tensor"]
+WRAPPERS = ("state_dict", "model", "ema", "model_state_dict")  # dictionaries that checkpoints are often wrapped in
+DUDODP_LICENCE = (
+    "No licence file in the authors' repository (DeepXuan/DuDoDp-MAR): all rights reserved. Use it as the authors "
+    "permit you; it may not be passed on with this software."
+)
+
+
+def import_model(
+    method: str, file: Path | str, *, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Import the checkpoint `file` for `method`; returns the card, whose "licence" is to be shown to the user.
+
+    name: id of the new model (default: the importer's). options: what the tensor shapes can't tell (see the importer).
+    Raises InputError for an unknown method, option or missing file, ModelError with a list where the file doesn't
+    fit."""
+    if method not in IMPORTERS:
+        raise InputError(f"There is no import for '{method}'; known: {', '.join(sorted(IMPORTERS))}.")
+    state = read_checkpoint(Path(file))
+    try:
+        card, module = IMPORTERS[method](state, dict(options or {}))
+    except ValueError as error:
+        raise ModelError(f"The checkpoint '{file}' can't be imported for {method}: {error}") from None
+    problems = models.misfits(module, state)
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:50])
+        more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
+        raise ModelError(
+            f"The checkpoint '{file}' doesn't fit the network of {method}; {len(problems)} tensors differ:\n"
+            f"{listed}{more}"
+        )
+    folder = paths.user_models() / (name or card["id"])
+    return models.read_card(
+        models.save_bundle(
+            folder, {**card, "id": folder.name, "source_file": Path(file).name}, {"denoiser": state}, dtype=None
+        )
+    )
+
+
+def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors, .pt, .pth or .ckpt file, unwrapped, without the prefix of parallel training."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise InputError(f"There is no file '{file}'.", "Give the path of the checkpoint that you have.")
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"The checkpoint '{file}' holds objects other than tensors; it is not opened, because that could "
+            "run foreign code.",
+            "Save its state dict alone (torch.save(model.state_dict(), ...)).",
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"The checkpoint '{file}' can't be read as a torch or safetensors file ({first}).") from None
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if (
+        not isinstance(content, Mapping)
+        or not all(isinstance(v, torch.Tensor) for v in content.values())
+        or not content
+    ):
+        raise ModelError(f"The checkpoint '{file}' is no state dict (a mapping from names to tensors).")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _dudodp(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], torch.nn.Module]:
+    """DuDoDp (A11). Options: head_width (channels per attention head, 64), diffusion_steps (1000)."""
+    import torch
+
+    from .networks.dudodp import DuDoDpConfig, DuDoDpNet, configuration
+
+    unknown = set(options) - {"head_width", "diffusion_steps"}
+    if unknown:
+        raise InputError(f"Unknown import option '{sorted(unknown)[0]}'; known: head_width, diffusion_steps.")
+    steps = int(options.get("diffusion_steps", 1000))
+    config: DuDoDpConfig = configuration(state, head_width=int(options.get("head_width", 64)))
+    with torch.device("meta"):
+        module = DuDoDpNet(config)
+    scale = 1000 / (2 * 0.192)  # x = 2 mu - 1, mu in 1/cm = 0.192 (1 + HU / 1000)
+    card = {
+        "id": "a11-published",
+        "interface": "Denoiser",
+        "dims": 2,
+        "channels": 1,
+        "unit": "HU",
+        "network": {"architecture": "DuDoDp", "parametrisation": "x0", **config.to_dict()},
+        "schedule": {"first": 0.1 / steps, "last": 20 / steps, "steps": steps},
+        "normalisation": {"offset": scale - 1000, "scale": scale},
+        "domain": {"anatomy": "axial CT (DeepLesion)", "pixel_mm": [0.5, 1.0], "range_hu": [-1000, 2500]},
+        "licence": DUDODP_LICENCE,
+        "attribution": "Liu, Xie, Diao, Tan, Liang, IEEE TMI 43(10), 3533-3545, 2024 (arXiv 2308.16742).",
+        "training": {"data": "DeepLesion slices, by the authors", "iterations": 150000},
+    }
+    return card, module
+
+
+IMPORTERS: dict[str, Callable[[State, dict[str, Any]], tuple[dict[str, Any], torch.nn.Module]]] = {"a11": _dudodp}
