@@ -64,9 +64,9 @@ def prox(operator: LinearOperator, y: Tensor, x0: Tensor, weight: float, iterati
 def proximal(denoise: Denoise, operator: LinearOperator, y: Tensor, weight: Weight, iterations: int = 10) -> Denoise:
     """x0_hat -> prox of the data at x0_hat with weight(sigma).
 
-    `posterior_weight` makes it the exact conditional mean for an isotropic Gaussian prior (pseudo-inverse guidance, Song
-    et al. 2023), `diffpir_weight` makes it DiffPIR, a constant makes it DDS (`dds`). Network calls: 1; A: iterations + 1,
-    A^T: iterations + 2."""
+    `posterior_weight` makes it the exact conditional mean for an isotropic Gaussian prior (pseudo-inverse guidance,
+    Song et al. 2023), `diffpir_weight` makes it DiffPIR, a constant makes it DDS (`dds`).
+    Calls: network 1, A iterations + 1, A^T iterations + 2."""
     return lambda x, sigma, cond=None: prox(operator, y, denoise(x, sigma, cond), weight(sigma), iterations)
 
 

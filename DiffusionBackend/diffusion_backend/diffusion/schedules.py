@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -163,8 +163,8 @@ class GeometricVE:
 
     def sigmas(self) -> Floats:
         """`steps` levels from sigma_max down to sigma_min, then 0."""
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        return _descending(self.steps, self.sigma_min, self.sigma_max, lambda f: math.exp(high + f * (low - high)))
+        low, high = self.sigma_min, self.sigma_max
+        return _descending(self.steps, low, high, lambda f: high * (low / high) ** f)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Karras:
         return _descending(self.steps, self.sigma_min, self.sigma_max, lambda f: (high + f * (low - high)) ** self.rho)
 
 
-def _descending(steps: int, sigma_min: float, sigma_max: float, level) -> Floats:
+def _descending(steps: int, sigma_min: float, sigma_max: float, level: Callable[[float], float]) -> Floats:
     """Levels level(0) ... level(1), then 0; the ends are the given numbers themselves, not rounded copies."""
     if steps < 1 or not 0 < sigma_min < sigma_max:
         raise ValueError(
