@@ -1,6 +1,6 @@
 """Metal in CT: segmentation, metal trace, linear interpolation, normalised interpolation (NMAR), re-insertion.
 
-Images are [..., H, W] in 1/mm unless a name ends in `_hu`; sinograms are [..., V, D] (views, bins), dimensionless; masks
+Images are [..., H, W] in 1/mm unless a name ends in `_hu`; sinograms are [..., V, D] (views, bins), no unit; masks
 and traces are boolean, True = metal. Sources: Kalender et al. 1987 (linear interpolation), Meyer et al. 2010 (NMAR).
 """
 
@@ -135,7 +135,7 @@ def nmar(sinogram: Tensor, trace: Tensor, mask: Tensor, projector: Projector, re
 def trace_excess(sinogram: Tensor, trace: Tensor) -> Tensor:
     """How far the data just outside the trace stick out of a line through the data further out, in robust sigmas.
 
-    A trace that is too small leaves metal in its neighbours: there the sinogram lies far above the straight line through
+    A trace that is too small leaves metal in its neighbours: there the sinogram lies far above the line through
     bins 3 to 6 outside the trace. Score = median over all edges of the trace of (bin 1 - extrapolated line), divided by
     the robust spread of the same difference elsewhere in the body. About 0 for a sufficient trace; needs no truth.
     sinogram, trace [..., V, D] -> scores [...]; 0 where fewer than 20 edges can be judged."""
@@ -170,17 +170,19 @@ def trace_too_small(sinogram: Tensor, trace: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma_px: float) -> Tensor:
-    """Separable Gaussian over the last two axes, cut at 4 sigma, edge values repeated. Any leading shape."""
+    """Gaussian over the last two axes, cut at 4 sigma, edge values repeated. Any leading shape."""
     if sigma_px <= 0:
         return image
-    radius = max(1, round(4 * sigma_px))
-    x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (x / sigma_px) ** 2)
-    kernel = kernel / kernel.sum()
-    flat = image.reshape(-1, 1, *image.shape[-2:])
-    flat = F.conv2d(F.pad(flat, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-    flat = F.conv2d(F.pad(flat, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
-    return flat.reshape(image.shape)
+    return blur_last(blur_last(image, sigma_px).transpose(-1, -2), sigma_px).transpose(-1, -2)
+
+
+def blur_last(values: Tensor, sigma: float) -> Tensor:
+    """Gaussian of `sigma` samples over the last axis, cut at 4 sigma, edge values repeated. Any leading shape."""
+    radius = max(1, round(4 * sigma))
+    x = torch.arange(-radius, radius + 1, device=values.device, dtype=values.dtype)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    padded = F.pad(values.reshape(-1, 1, values.shape[-1]), (radius, radius), mode="replicate")
+    return F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).reshape(values.shape)
 
 
 def three_means(values: Tensor, start: tuple[float, float, float], rounds: int = 100) -> Tensor:
