@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_files
-
 from diffusion_backend.diffusion.denoiser import learned_log_variance
 from diffusion_backend.diffusion.schedules import (
     DiscreteVP,
@@ -38,7 +37,7 @@ LEVELS = {"geometric": GeometricVE(0.01, 50.0, 20), "karras": Karras(0.002, 80.0
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 def test_every_vp_schedule_is_consistent(schedule: DiscreteVP):
     abar, betas = np.array(schedule.alpha_bar), np.array(schedule.betas)
-    assert (np.diff(abar) < 0).all() and 0 < abar[-1] and abar[0] < 1
+    assert (np.diff(abar) < 0).all() and abar[-1] > 0 and abar[0] < 1
     assert np.allclose(abar, np.cumprod(1 - betas), rtol=1e-13, atol=0)
     assert abar[0] == 1 - betas[0]                      # no shift between betas and alpha_bar
     assert (np.diff(schedule.sigmas) > 0).all()

@@ -82,8 +82,9 @@ def _vp_output(
 ) -> Tensor:
     """Output of a VP network for a VE state: network(x_vp, time index [B], cond)."""
     time = schedule.time_of_sigma(sigma)
-    index = torch.full((len(x),), time if interpolate else round(time), device=x.device)
-    return network(vp_of_ve(x, sigma), index.to(x.dtype) if interpolate else index, cond).to(x.dtype)
+    value, dtype = (time, x.dtype) if interpolate else (round(time), torch.int64)
+    index = torch.full((len(x),), value, dtype=dtype, device=x.device)
+    return network(vp_of_ve(x, sigma), index, cond).to(x.dtype)
 
 
 def from_epsilon(network: Network, schedule: DiscreteVP, *, interpolate: bool = False) -> Denoise:
