@@ -1,0 +1,42 @@
+# Two commands: `make demo [INPUT=volume.nrrd]` and `make test`. Both make `.venv` first and may be repeated.
+# PIP_ARGS are added to pip's arguments, for example to take torch from an index with CPU-only wheels.
+
+PYTHON ?= python3
+PY = .venv/bin/python
+INPUT ?=
+OUTPUT ?= demo
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint size docs clean
+
+demo: .venv/installed
+	$(PY) -m diffusion_backend demo --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m pip install --quiet ruff pyright
+	.venv/bin/ruff check DiffusionBackend Testing
+	.venv/bin/pyright
+
+# What is generated from the declarations: Resources/methods.json and the table of methods in the README.
+docs: .venv/installed
+	$(PY) -m diffusion_backend describe --json > Resources/methods.json
+	$(PY) -m diffusion_backend describe --readme README.md
+
+# The catalogue of extensions takes at most 100 MB, history included; we stop at 70.
+size:
+	@kb=$$(git ls-files -z | xargs -0 du -k -c | tail -n 1 | cut -f 1); \
+	history=$$(du -k -s "$$(git rev-parse --git-dir)" | cut -f 1); \
+	echo "tree $$kb KB, history $$history KB"; \
+	test $$((kb + history)) -lt 71680 || { echo "The repository with its history is larger than 70 MB."; exit 1; }
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit(f'Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}.')"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv demo
