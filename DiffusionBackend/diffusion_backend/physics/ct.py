@@ -7,9 +7,9 @@ grid on the rotation axis); projections [..., V, D] (views, bins), line integral
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .tables import BlockTables, Table, gather_sum, joseph_table, pixel_table
+from .tables import BlockTables, Budget, Table, gather_sum, joseph_bytes, joseph_table, pixel_table
 
 MU_WATER = 0.0192
 """Attenuation of water at 70 keV, 1/mm."""
-MEMORY_LIMIT = 1_500_000_000
-"""Default limit of one operator's tables, bytes."""
+MEMORY_LIMIT = 1_400_000_000
+"""Default limit of the tables of one geometry, bytes."""
 COLUMNS = 16
 """Columns (slices times turns) per table product: beyond, the image falls out of the cache."""
 ANGLE_TOLERANCE = 1e-6
@@ -183,7 +183,7 @@ class _ViewOperator:
 
     def __init__(
         self, geometry: Geometry, grid: ImageGrid, build: Callable[..., Table], from_image: bool, *,
-        dtype: torch.dtype, device: torch.device | str, memory_limit_bytes: int, kernel: str,
+        dtype: torch.dtype, device: torch.device | str, memory_limit_bytes: int | Budget, kernel: str,
     ) -> None:
         self.geometry, self.grid, self.dtype, self.device = geometry, grid, dtype, torch.device(device)
         if self.device.type == "mps" and dtype == torch.float64:
@@ -196,18 +196,21 @@ class _ViewOperator:
         self.base_views = geometry.views // len(self.turns)
         self._from_image, self._kernel = from_image, kernel
         pixels = grid.rows * grid.columns
-        weights = 2 * (geometry.bins * max(grid.rows, grid.columns) if from_image else pixels)
+        per_view = joseph_bytes(geometry, grid, self.base_views, dtype.itemsize)
+        if not from_image:
+            per_view = 2 * pixels * (4 + dtype.itemsize)
+        budget = memory_limit_bytes if isinstance(memory_limit_bytes, Budget) else Budget(memory_limit_bytes)
         self.tables = BlockTables(
             lambda a, b: build(geometry, grid, a, b, dtype).to(self.device),
             lambda a, b: pixels if from_image else (b - a) * geometry.bins,
-            self.base_views, weights * (4 + dtype.itemsize), memory_limit_bytes)
+            self.base_views, per_view, budget, both=from_image)
 
     def to_views(self, image: Tensor) -> Tensor:
         """Image [S, H, W] -> projections [S, V, D], without gradient."""
         s, bins, groups, step = len(image), self.geometry.bins, len(self.turns), max(1, COLUMNS // len(self.turns))
         out = image.new_empty(s, groups, self.base_views, bins)
         for block, (first, last) in enumerate(self.tables.blocks):
-            table = self.tables.get(block, self._from_image)
+            table = self.tables.get(block, transposed=not self._from_image)
             for a in range(0, s, step):
                 part = image[a : a + step]
                 # A view at t + 90 degrees of an image is the view at t of the image turned back by 90 degrees.
@@ -215,6 +218,7 @@ class _ViewOperator:
                 columns = turned.reshape(len(part) * groups, -1).T.contiguous()
                 rows = gather_sum(table, columns, self._kernel)
                 out[a : a + step, :, first:last] = rows.T.reshape(len(part), groups, last - first, bins)
+            del table  # before the next one is built
         return out.reshape(s, self.geometry.views, bins)
 
     def to_image(self, sinogram: Tensor) -> Tensor:
@@ -223,7 +227,7 @@ class _ViewOperator:
         views = sinogram.reshape(s, groups, self.base_views, -1)
         out = sinogram.new_zeros(s, self.grid.rows, self.grid.columns)
         for block, (first, last) in enumerate(self.tables.blocks):
-            table = self.tables.get(block, not self._from_image)
+            table = self.tables.get(block, transposed=self._from_image)
             for a in range(0, s, step):
                 part = views[a : a + step, :, first:last]
                 columns = part.reshape(len(part) * groups, -1).T.contiguous()
@@ -231,6 +235,7 @@ class _ViewOperator:
                 turned = rows.reshape(len(part), groups, self.grid.rows, self.grid.columns)
                 for g, q in enumerate(self.turns):
                     out[a : a + step] += torch.rot90(turned[:, g], q, (1, 2))
+            del table
         return out
 
     def _image_to_views(self, image: Tensor) -> Tensor:
@@ -254,7 +259,7 @@ class Projector(_ViewOperator):
 
     def __init__(
         self, geometry: Geometry, grid: ImageGrid, *, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu", memory_limit_bytes: int = MEMORY_LIMIT, kernel: str = "auto",
+        device: torch.device | str = "cpu", memory_limit_bytes: int | Budget = MEMORY_LIMIT, kernel: str = "auto",
     ) -> None:
         super().__init__(geometry, grid, joseph_table, True, dtype=dtype, device=device,
                          memory_limit_bytes=memory_limit_bytes, kernel=kernel)
@@ -273,7 +278,7 @@ class Backprojector(_ViewOperator):
 
     def __init__(
         self, geometry: Geometry, grid: ImageGrid, *, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu", memory_limit_bytes: int = MEMORY_LIMIT // 2, kernel: str = "auto",
+        device: torch.device | str = "cpu", memory_limit_bytes: int | Budget = MEMORY_LIMIT, kernel: str = "auto",
     ) -> None:
         super().__init__(geometry, grid, pixel_table, False, dtype=dtype, device=device,
                          memory_limit_bytes=memory_limit_bytes, kernel=kernel)
@@ -287,41 +292,35 @@ class Backprojector(_ViewOperator):
         return self._image_to_views(image)
 
 
-class OperatorCache:
-    """Operators of at most `geometries` (geometry, grid, type, device) combinations; the least recently used ones go
-    first, also when all tables together would pass `limit` bytes."""
+class _Operators:
+    """Projector and backprojector of one geometry with a common memory budget, made when asked for."""
 
-    def __init__(self, geometries: int = 2, limit: int = 2 * MEMORY_LIMIT) -> None:
-        self.geometries, self.limit = geometries, limit
-        self._held: OrderedDict[tuple, dict[type, _ViewOperator]] = OrderedDict()
+    def __init__(self, geometry: Geometry, grid: ImageGrid, dtype: torch.dtype, device: str) -> None:
+        self._arguments = (geometry, grid)
+        self._options: dict[str, Any] = {
+            "dtype": dtype, "device": device, "memory_limit_bytes": Budget(MEMORY_LIMIT)}
 
-    def get(self, kind: type, geometry: Geometry, grid: ImageGrid, dtype: torch.dtype, device: str) -> Any:
-        """The operator, made if it isn't held."""
-        key = (geometry, grid, dtype, device)
-        held = self._held.setdefault(key, {})
-        self._held.move_to_end(key)
-        if kind not in held:
-            held[kind] = kind(geometry, grid, dtype=dtype, device=device)
-        while len(self._held) > 1 and (len(self._held) > self.geometries or self._planned() > self.limit):
-            self._held.popitem(last=False)
-        return held[kind]
+    @cached_property
+    def projector(self) -> Projector:
+        return Projector(*self._arguments, **self._options)
 
-    def _planned(self) -> int:
-        return sum(op.tables.planned_bytes for ops in self._held.values() for op in ops.values())
+    @cached_property
+    def backprojector(self) -> Backprojector:
+        return Backprojector(*self._arguments, **self._options)
 
 
-_CACHE = OperatorCache()
+_operators = lru_cache(maxsize=2)(_Operators)
 
 
 def projector(
     geometry: Geometry, grid: ImageGrid, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Projector:
     """Projector from a cache of at most two geometries: tables are built once per geometry."""
-    return _CACHE.get(Projector, geometry, grid, dtype, str(device))
+    return _operators(geometry, grid, dtype, str(device)).projector
 
 
 def backprojector(
     geometry: Geometry, grid: ImageGrid, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Backprojector:
     """Backprojector of FBP from the same cache."""
-    return _CACHE.get(Backprojector, geometry, grid, dtype, str(device))
+    return _operators(geometry, grid, dtype, str(device)).backprojector

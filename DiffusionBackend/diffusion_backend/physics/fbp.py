@@ -103,7 +103,7 @@ def filtered(sinogram: Tensor, geometry: Geometry, window: str, short_scan: bool
     """Weighted and ramp-filtered projections, ready for the backprojector; [..., V, D] like the input."""
     weights, spacing = view_weights(geometry, short_scan), geometry.bin_mm
     if geometry.type != "parallel":
-        # The weight of a flat detector, R/sqrt(R^2 + u^2) on its image through the axis, is the cosine of the fan angle.
+        # The weight of a flat detector, R/sqrt(R^2 + u^2) on its image through the axis, is cos(fan angle) too.
         weights = weights * geometry.fan_angles().cos()
         spacing /= geometry.source_detector_mm
         if geometry.type == "fan-arc":

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .ct import Geometry, ImageGrid
 
 ADD_CHUNK = 1 << 24  # products held at once by the portable kernel
-BLOCK_SHARE = 16  # a block of views may take this fraction of the memory limit
+BLOCK_SHARE = 16  # a block of views takes at most 1/16 of the memory limit where not all views fit
+ESTIMATE_SLACK = 1.05  # margin on estimated table sizes
+WHOLE_MAXIMUM = 1 << 33  # bytes of one table: keeps the number of weights far below the range of int32
 
 
 class Table(NamedTuple):
@@ -169,25 +171,40 @@ def pixel_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtyp
     return Table(offsets, index.view(-1), weight.view(-1))
 
 
-class BlockTables:
-    """Tables of blocks of views in both directions within a byte limit.
+def joseph_bytes(geometry: Geometry, grid: ImageGrid, views: int, itemsize: int) -> int:
+    """Estimated bytes of the Joseph table of one view: mean over some of the first `views` views."""
+    sample = range(0, views, max(1, views // 8))
+    steps = sum(int(march(geometry, grid, v).count.sum()) for v in sample) / len(sample)
+    return int(2 * steps * (4 + itemsize)) + 4 * geometry.bins
 
-    `build(first, last)` makes the native table of a block with `columns(first, last)` columns; the other direction is
-    its transpose. Where both directions of all views fit, there is one block and both are kept. Else blocks are small,
-    native tables are kept as far as they fit, transposed ones if there is room beside all native ones; what isn't kept
-    is built, used and dropped."""
+
+class Budget:
+    """Bytes that tables may hold in memory, shared by the operators of one geometry in the order of their creation."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self.free = limit
+
+
+class BlockTables:
+    """Tables of blocks of views within a budget; one direction is built, the other one is its transpose.
+
+    `build(first, last)` makes the table of a block with `columns(first, last)` columns. Where the tables of all views
+    fit (both directions if `both`), there is one block and all is kept. Else blocks are small, built tables are kept
+    as far as they fit, transposed ones if there is room beside all built ones; the rest is made, used and dropped."""
 
     def __init__(
         self, build: Callable[[int, int], Table], columns: Callable[[int, int], int], views: int,
-        bytes_per_view: int, limit: int,
+        bytes_per_view: int, budget: Budget, both: bool,
     ) -> None:
-        scratch = min(limit // BLOCK_SHARE, 1 << 30)
-        whole = 2 * views * bytes_per_view <= min(limit, 1 << 33)
-        size = views if whole else max(1, min(views, scratch // bytes_per_view))
+        need = int(ESTIMATE_SLACK * views * bytes_per_view * (2 if both else 1))
+        scratch = budget.limit // BLOCK_SHARE
+        if need <= budget.free and views * bytes_per_view < WHOLE_MAXIMUM:
+            size, self._room = views, need
+        else:
+            size, self._room = max(1, min(views, scratch // bytes_per_view)), max(0, budget.free - 2 * scratch)
+        budget.free -= self._room
         self.blocks = [(a, min(a + size, views)) for a in range(0, views, size)]
-        self.budget = limit if whole else limit - 2 * scratch
-        self._build, self._views, self._bytes_per_view, self._limit = build, views, bytes_per_view, limit
-        self._columns = columns
+        self._build, self._columns, self._views = build, columns, views
         self._kept: dict[tuple[int, bool], Table] = {}
 
     @property
@@ -195,23 +212,18 @@ class BlockTables:
         """Bytes of the tables that are kept now."""
         return sum(t.bytes for t in self._kept.values())
 
-    @property
-    def planned_bytes(self) -> int:
-        """Upper bound of what will be kept."""
-        return min(2 * self._views * self._bytes_per_view, self._limit)
-
-    def get(self, block: int, native: bool) -> Table:
-        """Table of one block; native direction or its transpose."""
-        if (block, native) in self._kept:
-            return self._kept[block, native]
+    def get(self, block: int, transposed: bool) -> Table:
+        """Table of one block, as built or transposed."""
+        if (block, transposed) in self._kept:
+            return self._kept[block, transposed]
         first, last = self.blocks[block]
-        if native:
-            table, room = self._build(first, last), self.budget - self.held_bytes
-        else:
-            source = self.get(block, True)
+        if transposed:
+            source = self.get(block, False)
             table = transpose(source, self._columns(first, last))
-            others = sum(t.bytes for (_, n), t in self._kept.items() if not n)
-            room = self.budget - others - source.bytes * self._views // (last - first)
+            others = sum(t.bytes for (_, other), t in self._kept.items() if other)
+            room = self._room - others - source.bytes * self._views // (last - first)
+        else:
+            table, room = self._build(first, last), self._room - self.held_bytes
         if table.bytes <= room:
-            self._kept[block, native] = table
+            self._kept[block, transposed] = table
         return table
