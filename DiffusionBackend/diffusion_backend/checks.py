@@ -20,7 +20,9 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, init=False)
 class Check:
-    """One requirement: predicate `name` on input `input` with `limits`; `pixels` says that it needs the array."""
+    """One requirement: predicate `name` on input `input` with `limits`; `pixels` says that it needs the array.
+
+    A limit `unless` = ("metal", ...) waives the check where one of these inputs is given."""
 
     name: str
     input: str
@@ -97,7 +99,7 @@ def verdict(check: Check, known: Mapping[str, Facts], p: Any, items: Mapping[str
     """The sentence of a check that fails, or ""; "" also for an input that isn't given."""
     limits = {k: getattr(p, v, v) if isinstance(v, str) else v for k, v in check.limits.items()}
     other = limits.get("other")
-    if check.input not in known or (other and other not in known):
+    if check.input not in known or (other and other not in known) or any(n in known for n in limits.get("unless", ())):
         return ""
     what = f"The input '{check.input}'"
     if check.pixels:

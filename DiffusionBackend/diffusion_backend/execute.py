@@ -33,6 +33,7 @@ class Request:
     threads: int | None = None
     batch: int | None = None
     plan_only: bool = False
+    keep_partial: bool = False
 
 
 @dataclass

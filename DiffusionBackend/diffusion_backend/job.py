@@ -67,7 +67,7 @@ def run_job(folder: Path, report: Report, cancelled: Callable[[], bool] = lambda
         cancelled=lambda: cancelled() or (folder / CANCEL).exists(),
         card=lambda model: models.read_card(models.find(model)),
         load=_denoiser,
-        keep=lambda *batch: _keep(folder, report, *batch),
+        keep=(lambda *batch: _keep(folder, report, *batch)) if request.keep_partial else None,
         show_preview=lambda image, stage: _preview(folder, report, image, stage),
     )
     result = execute(module, request, inputs, around)
@@ -120,8 +120,8 @@ def _preview(folder: Path, report: Report, image: Any, stage: str) -> None:
 
 
 def _keep(folder: Path, report: Report, stage: str, items: Items, chosen: range, pieces: Any) -> None:
-    """Tell the parent which slices are done; the finished slices are in `partial-STAGE.npy` if the job asked for them."""
-    if not isinstance(items, Slices) or not (folder / "keep-partial").exists():
+    """Write the finished slices of a stage into `partial-STAGE-NAME.npy` and tell the parent which they are."""
+    if not isinstance(items, Slices):
         return
     for name, piece in pieces.items() if isinstance(pieces, dict) else [("result", pieces)]:
         file = folder / f"partial-{stage}-{name}.npy"

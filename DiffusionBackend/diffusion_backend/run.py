@@ -61,7 +61,7 @@ class Run:
     def __post_init__(self) -> None:
         self.progress = Progress(self.plan, self.settings.samples, self.report)
         self.batch = self.settings.batch
-        self._loaded: dict[str, Denoise] = {}
+        self._loaded: dict[str, Model] = {}
         self._part, self._since = "other", time.perf_counter()
         self._stage = "run"
 
@@ -72,13 +72,13 @@ class Run:
 
     # ---- what a method calls ----
 
-    def model(self, slot: str) -> Denoise:
+    def model(self, slot: str) -> Model:
         """The model in `slot` as `denoise(x, sigma, cond) -> x0_hat`, loaded once; its calls are counted, timed, cancellable."""
         if slot not in self._loaded:
             if self.load is None:
                 raise ValueError("This run has no model store.")
             with self.clock("io"):
-                self._loaded[slot] = self._counted(self.load(self.models[slot]))
+                self._loaded[slot] = Model(self, self.load(self.models[slot]))
         return self._loaded[slot]
 
     @contextmanager
@@ -165,15 +165,6 @@ class Run:
         self.batch = max(size // 2, 1)
         self.warn(f"Memory ran out with {size} items at once; going on with {self.batch}.")
 
-    def _counted(self, denoise: Denoise) -> Denoise:
-        def counted(x: Tensor, sigma: Any, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-            self.check()
-            self.evaluations += len(x)
-            with self.clock("network"):
-                return denoise(x, sigma, cond)
-
-        return counted
-
     def _switch(self, part: str) -> str:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
@@ -181,6 +172,25 @@ class Run:
         self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since
         self._part, self._since = part, now
         return outer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser whose calls are counted, timed and cancellable. `card` is the model's card, empty where it has none."""
+
+    run: Run
+    denoise: Denoise
+
+    def __call__(self, x: Tensor, sigma: Any, cond: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x0 estimate of x [B, C, ...] at noise level sigma (number or [B]), both in the model's unit."""
+        self.run.check()
+        self.run.evaluations += len(x)
+        with self.run.clock("network"):
+            return self.denoise(x, sigma, cond)
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        return getattr(self.denoise, "card", {})
 
 
 @dataclass(frozen=True)

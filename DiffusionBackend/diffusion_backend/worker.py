@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -15,27 +16,28 @@ from .events import JsonLines, Stop, guarded
 from .job import run_job
 
 IDLE_SECONDS = 600.0
+POLL_SECONDS = 0.5  # a signal is noticed this late while idle
 
 
 def main(stdin: TextIO | None = None, stdout: TextIO | None = None, idle_seconds: float = IDLE_SECONDS) -> int:
     """Serve until the pipe closes, a signal comes or nothing has come for `idle_seconds`. Returns 0, or 5 when a run was stopped."""
     stop = Stop()
     stop.on_signals()
-    paths: queue.Queue[str | None] = queue.Queue()
+    paths: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(stdin or sys.stdin, paths, stop), daemon=True).start()
     out = stdout or sys.stdout
     JsonLines(out)({"event": "ready"})
-    while not stop():
+    deadline = time.monotonic() + idle_seconds
+    while not stop() and time.monotonic() < deadline:
         try:
-            path = paths.get(timeout=idle_seconds)
+            path = paths.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            return 0
-        if path is None:
-            return 0
+            continue
         code = serve(Path(path), out, stop)
         if stop():
             return code
-    return 5
+        deadline = time.monotonic() + idle_seconds
+    return 0
 
 
 def serve(folder: Path, out: TextIO, stop: Stop) -> int:
@@ -46,9 +48,8 @@ def serve(folder: Path, out: TextIO, stop: Stop) -> int:
     return code
 
 
-def _read(stream: TextIO, paths: queue.Queue[str | None], stop: Stop) -> None:
+def _read(stream: TextIO, paths: queue.Queue[str], stop: Stop) -> None:
     for line in stream:
         if line.strip():
             paths.put(line.strip())
     stop.flag.set()
-    paths.put(None)

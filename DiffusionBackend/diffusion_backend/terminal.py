@@ -1,0 +1,173 @@
+"""`run` from files to files: a converter over the job folder, so that terminal, panel and batch take the same way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import methods
+from .data import Grid, Item, Segmentation, Text
+from .errors import InputError
+from .events import Stop, choose, guarded
+from .execute import Request
+from .io import images
+from .io.folders import move_files, temporary, write_text
+from .io.projections import read_projections, write_projections
+from .job import read_job, read_result, run_job, write_job
+from .method import Input
+from .report import METAL_HU, metrics_rows, write_metrics, write_preview
+
+FORMATS = ("nrrd", "nii.gz", "mha", "seg.nrrd")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `run` that don't name data."""
+    parser.add_argument("--reference", type=Path, metavar="PATH", help="truth, for metrics.csv; the method never sees it")
+    parser.add_argument("--samples", type=int, default=1, help="repeats; 2 or more give mean and standard deviation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as torch takes)")
+    parser.add_argument("--batch", type=int, help="items at once (default 8, less where memory is short)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="a parameter of the method")
+    parser.add_argument("--preset", default="standard", choices=("quick", "standard", "published"))
+    parser.add_argument("--model", action="append", default=[], metavar="SLOT=ID", help="a model for a slot of the method")
+    parser.add_argument("--format", default="nrrd", choices=FORMATS, help="file format of output volumes")
+    parser.add_argument("--progress", default="auto", choices=("auto", "bar", "json"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command `run`. Returns the exit code."""
+    report, stop = choose(arguments.progress), Stop()
+    stop.on_signals()
+    if arguments.parent_pipe:
+        stop.on_end_of(sys.stdin)
+    return guarded(lambda: convert(arguments, report, stop), report)
+
+
+def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
+    """Files to a job folder, run it, result folder to files. Nothing appears in the output folder before all is complete."""
+    start = time.perf_counter()
+    method = methods.load(arguments.method).METHOD
+    output: Path = arguments.output
+    if output.exists() and not output.is_dir():
+        raise InputError(f"The output '{output}' is a file; give a folder.")
+    request = Request(
+        method.id,
+        pairs(arguments.settings, "--set"),
+        arguments.preset,
+        pairs(arguments.model, "--model"),
+        arguments.seed,
+        arguments.samples,
+        arguments.device,
+        arguments.threads,
+        arguments.batch,
+        plan_only=arguments.plan,
+    )
+    inputs = read_inputs(method.inputs, arguments.input)
+    reference = images.read_volume(arguments.reference) if arguments.reference else None
+    with temporary(output.absolute().parent, ".diffusion-") as work:
+        job, files = work / "job", work / "files"
+        job.mkdir()
+        files.mkdir()
+        write_job(job, request, inputs)
+        del inputs
+        read_s = time.perf_counter() - start
+        result = run_job(job, lambda e: None if e["event"] == "result" else report(e), stop)
+        if result is None:
+            return
+        write_files(job, result, files, arguments.format, reference, read_s)
+        move_files(files, output, last="result.json")
+    seconds = duration_of(start)
+    report({"event": "result", "folder": str(output), "message": f"Done in {seconds}: {output}"})
+
+
+def duration_of(start: float) -> str:
+    """Seconds since `start` in words."""
+    from .events import duration
+
+    return duration(time.perf_counter() - start)
+
+
+def read_inputs(declared: tuple[Input, ...], given: list[str]) -> dict[str, Item]:
+    """`NAME=PATH` or a single `PATH` (the first input) -> items by name."""
+    known = {i.name: i for i in declared}
+    named: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or (name not in known and Path(text).exists()):
+            if len(given) > 1:
+                raise InputError(f"Give --input NAME=PATH for each of several inputs; '{text}' has no name. Names: {', '.join(known)}.")
+            name, value = declared[0].name, text
+        if name in named:
+            raise InputError(f"The input '{name}' is given twice.")
+        named[name] = value
+    unknown = [n for n in named if n not in known]
+    if unknown:
+        raise InputError(f"There is no input '{unknown[0]}'. The method has: {', '.join(known)}.")
+    return {name: read_item(known[name], value) for name, value in named.items()}
+
+
+def read_item(declared: Input, value: str) -> Item:
+    """One input from a path (text: the string itself or a .txt file)."""
+    path = Path(value)
+    if declared.kind == "text":
+        return Text(path.read_text(encoding="utf-8") if path.suffix == ".txt" and path.is_file() else value)
+    if declared.kind == "projections":
+        return read_projections(path)
+    if declared.kind == "segmentation":
+        return images.read_segmentation(path)
+    if declared.kind in ("volume", "vector volume"):
+        return images.read_volume(path, declared.unit)
+    raise InputError(f"The input '{declared.name}' ({declared.kind}) can't be read from a file yet.")
+
+
+def write_files(job: Path, result: Path, files: Path, form: str, reference: Grid | None, read_s: float) -> None:
+    """The result folder as files: one per output, `result.json`, `preview.png`, and `metrics.csv` with a reference."""
+    start = time.perf_counter()
+    record, outputs = read_result(result)
+    _, inputs = read_job(job)
+    for name, item in outputs.items():
+        record["outputs"][name] = write_output(name, item, files, form) | {
+            k: record["outputs"][name][k] for k in ("kind", "unit", "display")
+        }
+    if reference is not None:
+        metal_hu = float(record["parameters"].get("metal_threshold", METAL_HU))
+        write_metrics(metrics_rows(inputs, outputs, reference, metal_hu), files / "metrics.csv")
+    write_preview(inputs, outputs, files / "preview.png")
+    record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
+    record["timings"]["total"] = round(sum(record["timings"].values()), 3)
+    write_text(files / "result.json", json.dumps(record, indent=1))
+
+
+def write_output(name: str, item: Item, files: Path, form: str) -> dict[str, Any]:
+    """Write one output; returns its entry for `result.json`."""
+    if isinstance(item, Text):
+        write_text(files / f"{name}.txt", item.text)
+        return {"file": f"{name}.txt"}
+    if isinstance(item, (Grid, Segmentation)) and item.geometry is not None:
+        label = isinstance(item, Segmentation)
+        extension = form if label or form != "seg.nrrd" else "nrrd"
+        images.write_item(item, files / f"{name}.{extension}")
+        return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]}
+    if isinstance(item, Grid):
+        write_projections(item, files / f"{name}.npz")
+        return {"file": f"{name}.npz"}
+    rows = [",".join(item.columns), *(",".join(str(v) for v in row) for row in item.rows)]  # type: ignore[union-attr]
+    write_text(files / f"{name}.csv", "\n".join(rows) + "\n")
+    return {"file": f"{name}.csv"}
+
+
+def pairs(texts: list[str], option: str) -> Mapping[str, str]:
+    """`NAME=VALUE` options as a dict."""
+    result = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{option} needs NAME=VALUE, but got '{text}'.")
+        result[name] = value
+    return result
