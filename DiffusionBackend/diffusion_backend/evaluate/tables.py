@@ -1,4 +1,4 @@
-"""Tables of an evaluation: every case is a row on disk as soon as it is known, so that a broken run goes on where it was."""
+"""Tables of an evaluation: every case is a row on disk as soon as it is known, so that a broken run can go on."""
 
 from __future__ import annotations
 
@@ -37,10 +37,8 @@ class Cases:
         groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
         for key, figures in self.rows.items():
             groups.setdefault(tuple(key[self.keys.index(k)] for k in by), []).append(figures)
-        return [
-            dict(zip(by, group)) | {f: statistics.fmean(r[f] for r in rows) for f in self.figures} | {"cases": len(rows)}
-            for group, rows in groups.items()
-        ]
+        means = {g: {f: statistics.fmean(r[f] for r in rows) for f in self.figures} for g, rows in groups.items()}
+        return [dict(zip(by, group)) | mean | {"cases": len(groups[group])} for group, mean in means.items()]
 
     def _append(self, values: Iterable[object]) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
