@@ -239,8 +239,8 @@ def repaint_levels(steps: int, jump: int, repeats: int) -> tuple[int, ...]:
     Every `jump` levels, counted from the least noisy one (steps - 1), the chain goes `jump` levels back towards noise
     and down again, repeats - 1 times (Lugmayr et al. 2022, appendix B; jump length j, resampling number r). No jump
     leads above level 0. Steps down: steps + (repeats - 1) jump J, with J = (steps - 1) // jump jump points."""
-    if steps < 1 or jump < 1 or repeats < 1:
-        raise ValueError(f"RePaint needs steps, jump and repeats >= 1; found {steps}, {jump}, {repeats}.")
+    if steps < 0 or jump < 1 or repeats < 1:
+        raise ValueError(f"RePaint needs steps >= 0, jump and repeats >= 1; found {steps}, {jump}, {repeats}.")
     left = dict.fromkeys(range(steps - 1, jump - 1, -jump), repeats - 1)
     path = [0]
     while path[-1] < steps:
