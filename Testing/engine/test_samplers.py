@@ -1,4 +1,4 @@
-"""Samplers with exact denoisers (Gaussian, mixture) against closed forms: moments, order, limits, calls, draws, seeds."""
+"""Samplers with exact denoisers (Gaussian, mixture) against closed forms: moments, order, limits, calls, seeds."""
 
 from __future__ import annotations
 
