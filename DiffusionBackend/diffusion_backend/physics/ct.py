@@ -205,36 +205,46 @@ class _ViewOperator:
             lambda a, b: pixels if from_image else (b - a) * geometry.bins,
             self.base_views, per_view, budget, both=from_image)
 
+    def _turn_groups(self, slices: int) -> list[list[int]]:
+        """Indices of the turns that share one table product, so that it has about `COLUMNS` columns."""
+        size = max(1, COLUMNS // slices)
+        return [list(range(g, min(g + size, len(self.turns)))) for g in range(0, len(self.turns), size)]
+
     def to_views(self, image: Tensor) -> Tensor:
         """Image [S, H, W] -> projections [S, V, D], without gradient."""
-        s, bins, groups, step = len(image), self.geometry.bins, len(self.turns), max(1, COLUMNS // len(self.turns))
-        out = image.new_empty(s, groups, self.base_views, bins)
+        bins, shape = self.geometry.bins, (len(image), len(self.turns), self.base_views, self.geometry.bins)
+        out = image.new_empty(shape)
         for block, (first, last) in enumerate(self.tables.blocks):
             table = self.tables.get(block, transposed=not self._from_image)
-            for a in range(0, s, step):
-                part = image[a : a + step]
-                # A view at t + 90 degrees of an image is the view at t of the image turned back by 90 degrees.
-                turned = torch.stack([torch.rot90(part, -q, (1, 2)) for q in self.turns], 1)
-                columns = turned.reshape(len(part) * groups, -1).T.contiguous()
-                rows = gather_sum(table, columns, self._kernel)
-                out[a : a + step, :, first:last] = rows.T.reshape(len(part), groups, last - first, bins)
+            for part, result in zip(image.split(COLUMNS), out.split(COLUMNS)):
+                s = len(part)
+                inner = part.permute(1, 2, 0).contiguous()  # [H, W, s]
+                for group in self._turn_groups(s):
+                    # A view at t + 90 degrees of an image is the view at t of the image turned back by 90 degrees.
+                    turned = torch.stack([torch.rot90(inner, -self.turns[g], (0, 1)) for g in group], 2)
+                    rows = gather_sum(table, turned.reshape(-1, len(group) * s), self._kernel)
+                    rows = rows.view(last - first, bins, len(group), s).permute(3, 2, 0, 1)
+                    result[:, group[0] : group[-1] + 1, first:last] = rows
             del table  # before the next one is built
-        return out.reshape(s, self.geometry.views, bins)
+        return out.view(len(image), self.geometry.views, bins)
 
     def to_image(self, sinogram: Tensor) -> Tensor:
         """Projections [S, V, D] -> image [S, H, W], without gradient."""
-        s, groups, step = len(sinogram), len(self.turns), max(1, COLUMNS // len(self.turns))
-        views = sinogram.reshape(s, groups, self.base_views, -1)
-        out = sinogram.new_zeros(s, self.grid.rows, self.grid.columns)
+        rows, columns = self.grid.rows, self.grid.columns
+        views = sinogram.reshape(len(sinogram), len(self.turns), self.base_views, -1)
+        out = sinogram.new_zeros(len(sinogram), rows, columns)
         for block, (first, last) in enumerate(self.tables.blocks):
             table = self.tables.get(block, transposed=self._from_image)
-            for a in range(0, s, step):
-                part = views[a : a + step, :, first:last]
-                columns = part.reshape(len(part) * groups, -1).T.contiguous()
-                rows = gather_sum(table, columns, self._kernel).T
-                turned = rows.reshape(len(part), groups, self.grid.rows, self.grid.columns)
-                for g, q in enumerate(self.turns):
-                    out[a : a + step] += torch.rot90(turned[:, g], q, (1, 2))
+            for part, result in zip(views.split(COLUMNS), out.split(COLUMNS)):
+                s = len(part)
+                total = sinogram.new_zeros(rows, columns, s)
+                for group in self._turn_groups(s):
+                    inner = part[:, group[0] : group[-1] + 1, first:last].permute(2, 3, 1, 0)
+                    pixels = gather_sum(table, inner.contiguous().view(-1, len(group) * s), self._kernel)
+                    turned = pixels.view(rows, columns, len(group), s)
+                    for i, g in enumerate(group):
+                        total += torch.rot90(turned[:, :, i], self.turns[g], (0, 1))
+                result += total.permute(2, 0, 1)
             del table
         return out
 
