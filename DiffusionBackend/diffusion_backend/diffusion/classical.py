@@ -73,8 +73,8 @@ def tv_denoiser(weight: Strength, iterations: int = 100) -> Denoise:
 
 
 def wavelet_denoiser(threshold: Strength, wavelet: str = "db2", levels: int = 4) -> Denoise:
-    """Soft thresholding of wavelet details, BayesShrink threshold per subband (Chang et al. 2000) times threshold(sigma),
-    averaged over four shifts (Coifman and Donoho 1995)."""
+    """Soft thresholding of wavelet details: BayesShrink threshold per subband (Chang et al. 2000), times
+    threshold(sigma), averaged over four shifts (Coifman and Donoho 1995)."""
 
     def shrink(band: np.ndarray, sigma: float, factor: float) -> np.ndarray:
         signal = np.sqrt(np.maximum(np.square(band).mean(axis=(-2, -1), keepdims=True) - sigma**2, 1e-12))

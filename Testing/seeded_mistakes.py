@@ -1,0 +1,67 @@
+"""Proof that the tests can fail: each seeded mistake must turn the named test file red.
+
+`python Testing/seeded_mistakes.py` copies the project to a temporary folder, makes one mistake at a time there, runs
+the test file, and prints a row per mistake; exit code 1 if one goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = "DiffusionBackend/diffusion_backend"
+# kind, file, right, wrong, test file
+MISTAKES = (
+    ("sign: source on the other side", "physics/tables.py", "return r * sin * one, -r * cos * one,",
+     "return r * sin * one, r * cos * one,", "test_ct.py"),
+    ("off by one: detector half a bin off", "physics/ct.py", "dtype=torch.float64) - (self.bins - 1) / 2) * self.bin_mm",
+     "dtype=torch.float64) - self.bins / 2) * self.bin_mm", "test_ct.py"),
+    ("axis: quarter turns the wrong way", "physics/ct.py", "torch.rot90(inner, -self.turns[g], (0, 1))",
+     "torch.rot90(inner, self.turns[g], (0, 1))", "test_ct.py"),
+    ("axis: LI weights the wrong end", "physics/metal.py", "fraction = (index - left) /", "fraction = (right - index) /",
+     "test_metal.py"),
+    ("sign: Langevin step against the score", "diffusion/samplers.py", "return x + e * score", "return x - e * score",
+     "test_samplers.py"),
+    ("off by one: DDPM ends one noise too early", "diffusion/samplers.py", "        if i > 0:\n            if log_variance",
+     "        if i > 1:\n            if log_variance", "test_samplers.py"),
+    ("axis: Langevin norms over the whole batch", "diffusion/samplers.py",
+     "z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)", "z.norm() / score.flatten(1).norm(dim=1)",
+     "test_samplers.py"),
+    ("sign: DDIM keeps the noise reversed", "diffusion/samplers.py", "/ s * (x - x0)", "/ s * (x0 - x)",
+     "test_samplers.py"),
+    ("sign: DPS climbs the residual", "diffusion/guidance.py", "return x0.detach() - sigma**2", "return x0.detach() + sigma**2",
+     "test_guidance.py"),
+)  # fmt: skip
+
+
+def turns_red(copy: Path, file: Path, right: str, wrong: str, test: str) -> bool:
+    """Whether `test` fails with the mistake in `file`; the file is put back."""
+    text = file.read_text(encoding="utf-8")
+    if text.count(right) != 1:
+        raise SystemExit(f"'{right}' stands {text.count(right)} times in {file.name}; renew the list of mistakes.")
+    file.write_text(text.replace(right, wrong), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"Testing/engine/{test}"]
+    code = subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode
+    file.write_text(text, encoding="utf-8")
+    return code == 1
+
+
+def main() -> int:
+    unnoticed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        ignore = shutil.ignore_patterns(".git", ".venv", "training", "demo", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=ignore)
+        for kind, name, right, wrong, test in MISTAKES:
+            red = turns_red(copy, copy / ENGINE / name, right, wrong, test)
+            unnoticed += not red
+            print(f"{'red' if red else 'UNNOTICED':10} {kind} ({name}) -> {test}", flush=True)
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
