@@ -20,11 +20,12 @@ NOISE_HU = 7.0
 
 @dataclass(frozen=True)
 class Phantom:
-    """HU (k, j, i) float32; spacing_mm (x, y, z); places: names of sites for implants -> (x, y, z, radius) in mm from
-    the middle of the volume, x to the image's right, y down, z up."""
+    """HU (k, j, i) float32; pixel and slice pitch in mm; places: names of sites for implants -> (x, y, z, radius) in mm
+    from the middle of the volume, x to the image's right, y down, z along the slices."""
 
     hu: np.ndarray
-    spacing_mm: tuple[float, float, float]
+    pixel_mm: float
+    slice_mm: float
     places: dict[str, tuple[float, float, float, float]]
 
 
@@ -41,7 +42,7 @@ def phantom(region: str, *, seed: int, slices: int = 1, size: int = 256, slice_m
         body = np.clip((canvas.hu + 990) / 100, 0, 1)
         canvas.hu += canvas.texture(0.6, NOISE_HU) * (0.3 + 0.7 * body)
         planes.append(np.maximum(canvas.hu, -1024))
-    return Phantom(np.stack(planes).astype(np.float32), (pixel_mm, pixel_mm, slice_mm), places)
+    return Phantom(np.stack(planes).astype(np.float32), pixel_mm, slice_mm, places)
 
 
 def _vertebra(c: Canvas, rng: np.random.Generator, cx: float, cy: float, size: float, *, spread: float = 1.0) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .ct import Geometry, ImageGrid, Projector, hu_to_mu
-from .metal import blur_last, virtual_geometry, widen
+from .metal import blur_last, field_scale, virtual_geometry, widen
 from .xray import Spectrum, correct_water, detect, material, polychromatic, spectrum, water_correction
 
 WATER_UP_TO_HU, BONE_FROM_HU = 100.0, 1500.0
@@ -30,7 +30,8 @@ class Acquisition:
     scatter : scatter-to-primary ratio behind the thickest tissue, smooth, corrected as if there were no metal;
     electronic : sigma in photons; detector : "photon" or "energy" (integrating); rays_per_bin : rays whose intensities
     are averaged in one bin of the metal's shadow (1: line integral is averaged instead); quarter_edge : SynDeepLesion's
-    edge rule, a quarter of p_m in the outermost bin; displaces : metal takes the place of tissue instead of adding."""
+    edge rule, a quarter of p_m in the outermost bin; displaces : metal takes the place of tissue instead of adding;
+    scale : factor on all line integrals during the measurement, undone after it (field convention)."""
 
     geometry: Geometry
     tube: Spectrum
@@ -42,14 +43,15 @@ class Acquisition:
     rays_per_bin: int = 1
     quarter_edge: bool = False
     displaces: bool = False
+    scale: float = 1.0
 
 
 def field_acquisition(grid: ImageGrid, views: int = 640, bins: int = 641) -> Acquisition:
-    """SynDeepLesion convention: flat fan, 2e7 photons, floor of 20 photons, metal added to tissue.
+    """SynDeepLesion convention: flat fan, 2e7 photons, floor of 20 photons, metal added to tissue, quarter edge rule.
 
-    For published line integrals the grid's pixel must be the published one (0.369231 mm for 416 pixels)."""
+    Whatever the true size of the slice, it is measured as if it were 153.6 mm wide."""
     return Acquisition(virtual_geometry(grid, views, bins), spectrum("field120"), photons=2e7, floor=20.0,
-                       quarter_edge=True)
+                       quarter_edge=True, scale=field_scale(grid))
 
 
 def scanner_acquisition(grid: ImageGrid, *, kilovolt: int = 120, views: int = 720, photons: float = 1e6,
@@ -84,7 +86,8 @@ def scan(image_hu: Tensor, fraction: Tensor, metal: str, acquisition: Acquisitio
     water, bone = split_tissue(image_hu)
     if acquisition.displaces:
         water, bone = water * (1 - fraction), bone * (1 - fraction)
-    tissue = {"water": projector.forward(water), "cortical_bone": projector.forward(bone)}
+    tissue = {"water": projector.forward(water) * acquisition.scale,
+              "cortical_bone": projector.forward(bone) * acquisition.scale}
     tube, detector = acquisition.tube, acquisition.detector
     clean = polychromatic(tissue, tube, detector=detector)
     measured = torch.stack([_add_metal(clean[b], {k: v[b] for k, v in tissue.items()}, fraction[b], metal, acquisition,
@@ -97,7 +100,7 @@ def scan(image_hu: Tensor, fraction: Tensor, metal: str, acquisition: Acquisitio
     elif acquisition.floor > 0 or acquisition.scatter > 0:
         background = ratio * torch.exp(-clean) + acquisition.floor / acquisition.photons
         measured = -torch.log(torch.exp(-measured) + background)
-    return correct_water(measured + torch.log1p(ratio), water_correction(tube, detector=detector))
+    return correct_water(measured + torch.log1p(ratio), water_correction(tube, detector=detector)) / acquisition.scale
 
 
 def _scatter_ratio(clean: Tensor, acquisition: Acquisition) -> Tensor:
@@ -132,7 +135,7 @@ def _add_metal(clean: Tensor, tissue: dict[str, Tensor], fraction: Tensor, metal
         length = torch.where((hit & ~widen(hit, -1))[..., None], length / 4, length)
     mu = float(material(metal).attenuation(70.0))
     lines = {name: line[hit][:, None].expand(-1, rays).contiguous() for name, line in tissue.items()}
-    lines[metal] = length[hit] * mu
+    lines[metal] = length[hit] * (mu * acquisition.scale)
     intensity = torch.exp(-polychromatic(lines, acquisition.tube, detector=acquisition.detector).double()).mean(-1)
     measured = clean.clone()
     measured[hit] = -torch.log(intensity.clamp(min=1e-300)).to(clean.dtype)
