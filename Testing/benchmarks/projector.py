@@ -94,8 +94,8 @@ def table_time(size: int, views: int, rounds: int) -> None:
         fresh.adjoint(fresh.forward(x[:1]))
 
     t = medians({"build": build, "apply": lambda: warm.forward(x)}, rounds)
-    print(f"tables of a new geometry, {size}^2, {views} views: {t['build']:.2f} s = {t['build'] / t['apply']:.0f} forward "
-          "projections of 16 slices")
+    print(f"tables of a new geometry, {size}^2, {views} views: {t['build']:.2f} s = {t['build'] / t['apply']:.0f} "
+          "forward projections of 16 slices")
 
 
 def compare_fbp(rounds: int) -> None:

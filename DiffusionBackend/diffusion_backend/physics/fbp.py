@@ -16,7 +16,9 @@ from ..errors import InputError
 from .ct import Geometry, ImageGrid, backprojector
 
 GAP_FACTOR = 4.0
-"""A gap between neighbouring views of more than this many median gaps ends the scan: nothing was measured there."""
+GAP_RAD = math.radians(5)
+"""A gap between neighbouring views of more than 4 median gaps and 5 degrees ends the scan: nothing was measured there;
+smaller ones belong to irregular views."""
 RANGE_TOLERANCE = 1e-3
 """Slack on the range that a short scan needs, radians."""
 WINDOWS = ("ramp", "hann")
@@ -36,7 +38,7 @@ def scan_range(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, float]:
     distinct = gaps[gaps > 1e-9]
     median = float(np.median(distinct))
     largest = int(np.argmax(gaps))
-    if gaps[largest] > GAP_FACTOR * median:
+    if gaps[largest] > max(GAP_FACTOR * median, GAP_RAD):
         gaps[largest] = median
     order, gaps = np.roll(order, -largest - 1), np.roll(gaps, -largest - 1)
     share, start = np.empty(len(angles)), np.empty(len(angles))
