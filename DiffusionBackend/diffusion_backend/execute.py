@@ -67,7 +67,7 @@ def execute(module: Any, request: Request, inputs: Mapping[str, Item], around: S
     checks.enforce(method.checks(), inputs, p)
     settings = _settings(request)
     models = _models(method, request.models)
-    cards = {s.name: _card(s, around.card(models[s.name])) for s in method.models} if around.card else {}
+    cards = {s.name: _card(s, around.card(models[s.name])) for s in method.models if s.used(p)} if around.card else {}
     run = Run(
         method,
         p,

@@ -87,7 +87,9 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelSlot:
-    """A place for a trained model: `interface` from INTERFACES, the sizes that a model must have, the bundled default."""
+    """A place for a trained model: `interface` from INTERFACES, the sizes that a model must have, the bundled default.
+
+    when : "parameter=value" where the model is used only then; empty = always."""
 
     name: str
     default: str
@@ -95,7 +97,12 @@ class ModelSlot:
     dims: int = 2
     channels: int = 1
     unit: str = "HU"
-    required: bool = True
+    when: str = ""
+
+    def used(self, p: Any) -> bool:
+        """Whether a run with the parameters `p` loads this model."""
+        name, _, value = self.when.partition("=")
+        return not name or str(getattr(p, name)) == value
 
 
 @dataclass(frozen=True)

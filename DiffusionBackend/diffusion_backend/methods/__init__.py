@@ -10,7 +10,10 @@ from ..method import Method
 from ..params import nearest
 
 MODULES = {
+    "a11": "a11_dudodp",
     "fbp": "fbp",
+    "li": "li",
+    "nmar": "nmar",
 }
 
 

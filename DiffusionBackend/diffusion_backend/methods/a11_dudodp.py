@@ -5,14 +5,152 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..method import Citation, Method, ModelSlot, Stage
+from ..params import SLICE_NOISE, Choice, Integer, Real
+from . import _metal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..diffusion.schedules import DiscreteVP
+    from ..run import Batch, Run
 
 MU_CM = 0.192  # attenuation of water, 1/cm: x = 2 mu - 1 is the network's image
+TRAINED_STEPS = 1000
+
+METHOD = Method(
+    id="a11",
+    name="DuDoDp",
+    module="reconstruction",
+    task="metal artefact reduction",
+    state="works",
+    summary="Removes metal artefacts from CT: a diffusion prior of clean slices fills the metal's shadow in the "
+    "projections and supports the image where the data are weak.",
+    citation=Citation(
+        "Liu, X. and Xie, Y. and Diao, S. and Tan, S. and Liang, X.",
+        "Unsupervised CT Metal Artifact Reduction by Plugging Diffusion Priors in Dual Domains",
+        "IEEE Transactions on Medical Imaging 43(10), 3533-3545",
+        2024,
+        "10.1109/TMI.2024.3351201",
+    ),
+    inputs=_metal.INPUTS,
+    outputs=(*_metal.OUTPUTS, _metal.STD),
+    parameters=(
+        Integer("steps", 20, low=5, high=TRAINED_STEPS, help="Reverse steps, one network call each; 100 as published."),
+        *_metal.parameters(views=640, bins=641),
+        Integer("image_size", 256, unit="pixels", low=64, high=1024, level="advanced",
+                help="Slices with longer sides are averaged to at most this for the network; the result keeps its grid."),
+        Choice("trace_fill", "normalised", choices=("normalised", "replaced"), level="advanced",
+               help="How the prior fills the shadow: scaled to the data at its edges, or as it is (published)."),
+        Choice("prior", "network", choices=("network", "nmar"), level="advanced",
+               help="The trained prior, or the NMAR prior image where no weights are at hand."),
+        Real("a", 0.4, low=0, high=1, level="advanced", help="Weight of the prior in the image at the end of sampling."),
+        Real("n", 4.0, low=0, high=10, level="advanced", help="Decay of that weight during sampling."),
+        Real("delta_y", 0.8, low=0, high=1, level="advanced",
+             help="Weight of the prior in the branch of the uncorrected image."),
+        Real("data_clamp", 4.0, low=1, high=20, level="advanced",
+             help="Upper limit of known line integrals for a field of view of 15.36 cm, scaled with the real one."),
+        SLICE_NOISE,
+    ),
+    models=(ModelSlot("prior", default="ct-image", interface="Denoiser", dims=2, channels=1, unit="HU",
+                      when="prior=network"),),
+    requires=_metal.REQUIRES,
+    presets={
+        "quick": {"steps": 10},
+        "standard": {},
+        "published": {"steps": 100, "image_size": 512, "trace_fill": "replaced", "trace_dilation": 0},
+    },
+    notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner. What lies in the shadow of "
+    "the metal is estimated, not measured.",
+)
+
+
+def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
+    """One network call per step and slice; slices without metal turn out to need none."""
+    slices, *sides = meta["ct"]["shape"]
+    factor = -(-max(sides) // p.image_size)
+    rows, columns = (-(-n // factor) for n in sides)
+    if p.prior == "nmar":
+        return [Stage("correction", items=slices, calls=p.steps)]
+    return [Stage("correction", items=slices, calls=p.steps, part="prior", shape=(1, rows, columns))]
+
+
+def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
+    """CT with metal (and its projections) -> corrected CT and what goes with it; see `_metal`."""
+    case = _metal.prepare(run, inputs, p)
+    schedule = respaced(p.steps)
+    network = run.model("prior") if p.prior == "network" else None
+    with run.stage("correction"):
+        pieces = case.map(run, lambda batch, *slices: {"hu": correct(batch, case, schedule, network, p, *slices)})
+    return case.outputs(pieces, p)
+
+
+def respaced(steps: int) -> DiscreteVP:
+    """The schedule with `steps` of its 1000 steps: for 100 the published ten in each of ten sections, otherwise evenly
+    spread, since with few steps the neighbours at the ends of sections would be wasted."""
+    from ..diffusion.schedules import linear_vp, section_indices
+
+    counts = [10] * 10 if steps == 100 else [steps]
+    return linear_vp(steps=TRAINED_STEPS).respaced(section_indices(TRAINED_STEPS, counts))
+
+
+def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Callable[..., Tensor] | None, p: Any,
+            hu: Tensor, metal: Tensor, sinogram: Tensor, trace: Tensor) -> Tensor:
+    """Corrected slices [B, H, W] in HU from slices, metal [B, H, W], line integrals and shadow [B, V, D].
+
+    The loop runs on a grid of at most `image_size` pixels; its result then fills the shadow of the projections at full
+    resolution, as in the loop's last step."""
+    from ..physics.plane import coarse_factor, coarse_grid, coarsen, refine
+
+    run, fine = batch.run, case.scanner
+    factor = coarse_factor(fine.grid, p.image_size)
+    coarse = fine.on(coarse_grid(fine.grid, factor))
+    data = measurement(run, coarse, sinogram, trace, p)
+    if network is None:
+        prior = nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)
+        predict: Callable[[Tensor, int], Tensor] = lambda x, i: 2 * 10 * prior[:, None] - 1  # noqa: E731
+    else:
+        predict = hu_prior(network, schedule)
+    shape = (1, coarse.grid.rows, coarse.grid.columns)
+
+    def report(i: int, state: dict[str, Tensor]) -> None:
+        batch.progress(schedule.steps - i, schedule.steps, preview=_hu(state["x0"][:, 0]))
+
+    with run.clock("physics"):  # the network's clock stops this one
+        x = dual_domain_loop(predict, lambda i: batch.noise(i, shape), schedule, data, a=p.a, n=p.n,
+                             delta_y=p.delta_y, on_step=report)
+        if factor > 1:
+            x = last_step(refine(x[:, 0], factor, fine.grid)[:, None], measurement(run, fine, sinogram, trace, p),
+                          delta=1 - (1 - p.a) * math.exp(-p.n / schedule.steps))
+    return _hu(x[:, 0])
+
+
+def measurement(run: Run, scanner: Any, sinogram: Tensor, trace: Tensor, p: Any) -> Measurement:
+    """The loop's view of a scanner: mu in 1/cm [B, 1, H, W] instead of 1/mm [B, H, W]."""
+    level = scanner.level * p.data_clamp / 4
+    return Measurement(
+        sinogram[:, None],
+        trace[:, None],
+        project=lambda mu: scanner.project(mu / 10),
+        reconstruct=lambda s: 10 * scanner.reconstruct(s),
+        level=level,
+        normalised=p.trace_fill == "normalised",
+    )
+
+
+def nmar_images(run: Run, scanner: Any, metal: Tensor, sinogram: Tensor, trace: Tensor) -> Tensor:
+    """NMAR prior images [B, H, W] in 1/mm."""
+    from ..physics.metal import interpolate_linear, nmar_prior
+
+    with run.clock("physics"):
+        return nmar_prior(scanner.reconstruct(interpolate_linear(sinogram, trace)), metal)
+
+
+def _hu(x: Tensor) -> Tensor:
+    """HU of x = 2 mu - 1 with mu in 1/cm."""
+    return ((x + 1) / 2 / MU_CM - 1) * 1000
 
 
 @dataclass(frozen=True)
@@ -21,13 +159,34 @@ class Measurement:
 
     sinogram [B, 1, V, D]: line integrals; trace: bool, the same shape, True where metal was hit;
     project: mu in 1/cm [B, 1, H, W] -> line integrals; reconstruct: line integrals -> mu in 1/cm (filtered backprojection);
-    level: upper limit of known line integrals, 4 for a field of view of 15.36 cm, proportional to it (note section 2.7)."""
+    level: upper limit of known line integrals, 4 for a field of view of 15.36 cm, proportional to it (note section 2.7);
+    normalised: the prior's projection is scaled to the data at the edges of the shadow (as NMAR does) before it fills
+    it, so that a bias of the prior leaves no step there; the published loop takes it as it is."""
 
     sinogram: Tensor
     trace: Tensor
     project: Callable[[Tensor], Tensor]
     reconstruct: Callable[[Tensor], Tensor]
     level: float = 4.0
+    normalised: bool = False
+
+    @property
+    def known(self) -> Tensor:
+        """The measured line integrals within their limits."""
+        return self.sinogram.clamp(0, self.level)
+
+    def spread(self) -> Tensor:
+        """Where the shadow matters in the image: reconstruction of `level` over the trace, before weight and clipping."""
+        return self.reconstruct(self.level * self.trace.to(self.sinogram.dtype))
+
+    def filled(self, mu: Tensor) -> Tensor:
+        """Data outside the shadow, the projection of the image mu (1/cm) inside."""
+        projected = self.project(mu)
+        if self.normalised:
+            from ..physics.metal import interpolate_normalised
+
+            return interpolate_normalised(self.known, self.trace, projected)
+        return projected.where(self.trace, self.known)
 
 
 def dual_domain_loop(
@@ -50,18 +209,14 @@ def dual_domain_loop(
     steps over which delta decays; default T (published code: 100 whatever T is). Returns the corrected image [B, 1, H, W]."""
     period = delta_period or schedule.steps
     uncorrected = 2 * data.reconstruct(data.sinogram) - 1
-    spread = data.reconstruct(
-        data.level * data.trace.to(data.sinogram.dtype)
-    )  # linear: one backprojection serves all steps
+    spread = data.spread()  # linear: one backprojection serves all steps
     m_y = (delta_y * spread).clamp(0, 1)
-    known = data.sinogram.clamp(0, data.level)
     x = noise(schedule.steps)
     for i in reversed(range(schedule.steps)):
         x0 = predict(x, i).clamp(-1, 1)
         delta = 1 - (1 - a) * math.exp(-n * (i + 1) / period)
         m_t = (delta * spread).clamp(0, 1)
-        filled = data.project((x0 + 1) / 2).where(data.trace, known)  # sinogram domain: prior fills the trace
-        r = 2 * data.reconstruct(filled) - 1
+        r = 2 * data.reconstruct(data.filled((x0 + 1) / 2)) - 1  # sinogram domain: prior fills the trace
         r = m_t * x0 + (1 - m_t) * r  # image domain: prior again, weighted
         q = m_y * x0 + (1 - m_y) * uncorrected
         k = math.sqrt(schedule.alpha_bar[i])
@@ -71,6 +226,12 @@ def dual_domain_loop(
         if on_step:
             on_step(i, {"x0": x0, "x": x, "m_t": m_t, "m_y": m_y})
     return x
+
+
+def last_step(x: Tensor, data: Measurement, delta: float) -> Tensor:
+    """The loop's data step, without its branch of the uncorrected image, for a clean estimate x [B, 1, H, W]."""
+    m = (delta * data.spread()).clamp(0, 1)
+    return m * x + (1 - m) * (2 * data.reconstruct(data.filled((x + 1) / 2)) - 1)
 
 
 def hu_prior(denoise: Callable[..., Tensor], schedule: DiscreteVP) -> Callable[[Tensor, int], Tensor]:

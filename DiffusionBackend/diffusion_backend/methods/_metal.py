@@ -1,0 +1,263 @@
+"""What the metal methods (A11, NMAR, LI) share: inputs, choice of slices, grids, measurement, metal put back, outputs.
+
+A method gives a function of slices in HU on a grid of square pixels, their line integrals and the metal's shadow; what it
+returns is brought back to the voxels of the volume. In image-only mode slices without metal are copied bit for bit;
+with projections every slice is reconstructed from them. Declarations are read without torch, which is imported late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import Check
+from ..data import Grid, Segmentation, Table
+from ..errors import InputError
+from ..method import Input, Output
+from ..params import Boolean, Choice, Integer, Parameter, Real
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..physics.ct import Geometry
+    from ..physics.plane import Plane, Scanner
+    from ..run import Batch, Run
+
+AIR_HU, BODY_HU = -1000.0, -500.0
+MAX_METAL_SHARE = 0.2                 # of the body, in the slice where it is largest
+TRUNCATED_SHARE = 0.05                # of the border of a slice inside the body: the field of view cuts it
+
+INPUTS = (
+    Input("ct", kind="volume", unit="HU", help="CT with metal artefacts, in Hounsfield units."),
+    Input("sinogram", kind="projections", required=False,
+          help="Measured line integrals of the same slices; without them a virtual scanner measures the slices."),
+    Input("metal", kind="segmentation", required=False,
+          help="Where the metal is; without it voxels above the metal threshold are taken."),
+)
+OUTPUTS = (
+    Output("corrected", kind="volume", unit="HU", display="compare", help="The CT with less artefact."),
+    Output("difference", kind="volume", unit="HU", display="overlay", help="Corrected minus original."),
+    Output("shadow", kind="volume", display="overlay",
+           help="Share of the rays through each voxel that met metal, 0 to 1: what had to be estimated."),
+    Output("metal", kind="segmentation", display="overlay", help="The metal that was used."),
+    Output("report", kind="table", display="table", help="Per changed slice: metal, trace and change."),
+)
+STD = Output("std", kind="volume", unit="HU", display="overlay", when="samples>1", of="corrected",
+             help="Standard deviation of the corrected CT over the samples.")
+REQUIRES = (
+    Check("unit_range", "ct", low=-33000, below=-200),
+    Check("min_size", "ct", low=16),
+    Check("has_metal", "ct", pixels=True, threshold="metal_threshold", unless=("metal", "sinogram")),
+    Check("metal_fraction", "ct", pixels=True, threshold="metal_threshold", high=MAX_METAL_SHARE, unless=("metal",)),
+    Check("same_slices", "sinogram", other="ct"),
+    Check("same_grid", "metal", other="ct"),
+)
+
+
+def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
+    """The parameters that all metal methods have, with a method's own default of the virtual scanner."""
+    advanced = {"level": "advanced"}
+    return (
+        Real("metal_threshold", 2500.0, unit="HU", low=1000, high=20000,
+             help="Voxels from this value on are metal (3000 in 12-bit data near dense bone, 2000 for titanium)."),
+        Choice("reinsert", "original", choices=("original", "fixed", "no"),
+               help="What stands where the metal is: the original values, one fixed value, or the estimate."),
+        Real("reinsert_hu", 3000.0, unit="HU", low=0, high=65535, help="Value of the metal for 'fixed'.", **advanced),
+        Integer("first_slice", 0, unit="slices", low=0, high=100000, help="First slice to correct.", **advanced),
+        Integer("last_slice", 100000, unit="slices", low=0, high=100000,
+                help="Last slice to correct; a number beyond the end means the end.", **advanced),
+        Integer("slice_margin", 0, unit="slices", low=0, high=10,
+                help="Slices beyond the ends of the metal that are corrected with its outline, too.", **advanced),
+        Real("metal_core", 500.0, unit="HU", low=0, high=10000,
+             help="A piece of metal must reach the threshold plus this somewhere; streaks don't.", **advanced),
+        Integer("metal_dilation", 0, unit="pixels", low=0, high=5, help="The metal is grown by this much.", **advanced),
+        Boolean("fill_holes", True, help="Fill holes of the metal in each slice.", **advanced),
+        Integer("trace_dilation", 1, unit="bins", low=0, high=5,
+                help="Safety margin of the metal's shadow in the projections, on each side.", **advanced),
+        Integer("views", views, unit="views", low=90, high=2000, help="Views of the virtual scanner.", **advanced),
+        Integer("bins", bins, unit="bins", low=91, high=2001, help="Detector bins of the virtual scanner.", **advanced),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A volume to correct. All arrays are (slice, row, column) along the axial axis.
+
+    metal : what is put back; outline : metal that casts the shadow (with slice margin); chosen : slices to work on;
+    scanner : physics of the grid of square pixels; sinogram : measured line integrals (slice, view, bin) or None."""
+
+    ct: Grid
+    axis: int
+    hu: np.ndarray
+    metal: np.ndarray
+    outline: np.ndarray
+    chosen: tuple[int, ...]
+    plane: Plane
+    scanner: Scanner
+    sinogram: np.ndarray | None
+
+    def map(self, run: Run, f: Callable[..., Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+        """Apply `f(batch, hu, metal, sinogram, trace)` to the chosen slices, everything on the grid of square pixels.
+
+        hu, metal [B, H, W]; sinogram: measured or virtual line integrals, trace: metal's shadow [B, V, D]. `f` returns
+        the reconstruction as "hu" [B, H, W]; slices whose shadow is empty keep the plain reconstruction, or in
+        image-only mode the original. Returns "hu" and "shadow" as stored (slice, row, column), "trace" as shares."""
+        from ..items import slices
+
+        def work(batch: Batch, hu: Tensor, metal: Tensor, *measured: Tensor) -> dict[str, Tensor]:
+            return self._work(batch, f, hu, metal, *measured)
+
+        if not self.chosen:
+            return {}
+        arrays = (self.hu, self.outline) if self.sinogram is None else (self.hu, self.outline, self.sinogram)
+        pieces = run.map(slices(self.chosen), work, *arrays)
+        if bool((pieces["excess"] > 0).any()):
+            which = [k for k, bad in zip(self.chosen, pieces["excess"].tolist(), strict=True) if bad]
+            run.warn(f"In {len(which)} slices (first: {which[0]}) metal seems to reach beyond its outline; lower "
+                     "metal_threshold or raise trace_dilation.")
+        return {name: piece.numpy() for name, piece in pieces.items()}
+
+    def _work(self, batch: Batch, f: Callable[..., Mapping[str, Tensor]], hu: Tensor, metal: Tensor,
+              *measured: Tensor) -> dict[str, Tensor]:
+        from ..physics.ct import hu_to_mu, mu_to_hu
+        from ..physics.metal import require_data, shadow_map, trace_too_small
+
+        image = self.plane.to_grid(hu.float().clamp(min=AIR_HU))
+        inside = self.plane.to_grid(metal.float()) > 0.1 if not self.plane.square else metal
+        with batch.run.clock("physics"):
+            sinogram = measured[0].float() if measured else self.scanner.project(hu_to_mu(image))
+            trace = self.scanner.trace(inside)
+            require_data(trace)
+            shadow = shadow_map(trace, self.scanner.projector)
+            excess = trace_too_small(sinogram, trace)
+        corrected = f(batch, image, inside, sinogram, trace)["hu"]
+        hit = trace.flatten(1).any(1)
+        plain = mu_to_hu(self.scanner.reconstruct(sinogram)) if measured and not bool(hit.all()) else image
+        result = self.plane.from_grid(corrected.where(hit[:, None, None], plain))
+        if not measured:
+            result = result.where(hit[:, None, None], hu.float())
+        return {"hu": result, "shadow": self.plane.from_grid(shadow).clamp(0, 1),
+                "trace": trace.flatten(1).float().mean(1), "excess": excess.float()}
+
+    def outputs(self, pieces: Mapping[str, np.ndarray], p: Any) -> dict[str, Any]:
+        """All declared outputs, in the axes of the volume; metal is put back."""
+        dtype = np.result_type(self.ct.array.dtype, np.float32)
+        corrected = np.moveaxis(self.ct.array.astype(dtype), self.axis, 0)
+        shadow = np.zeros(self.hu.shape, np.float32)
+        chosen = list(self.chosen)
+        if chosen:
+            corrected[chosen], shadow[chosen] = pieces["hu"], pieces["shadow"]
+            if p.reinsert == "original":
+                corrected[self.metal] = self.hu[self.metal]
+            elif p.reinsert == "fixed":
+                corrected[self.metal] = p.reinsert_hu
+        difference = (corrected - self.hu).astype(np.float32)
+        stored = [np.ascontiguousarray(np.moveaxis(a, 0, self.axis)) for a in (corrected, difference, shadow)]
+        metal = np.ascontiguousarray(np.moveaxis(self.metal, 0, self.axis)).astype(np.uint8)
+        return {
+            "corrected": self.ct.like(stored[0]),
+            "difference": self.ct.like(stored[1]),
+            "shadow": self.ct.like(stored[2], ""),
+            "metal": Segmentation(metal, self.ct.geometry, {"metal": 1}),
+            "report": self._report(difference, pieces.get("trace", np.zeros(0))),
+        }
+
+    def _report(self, difference: np.ndarray, trace: np.ndarray) -> Table:
+        rows: list[tuple[Any, ...]] = []
+        for k, share in zip(self.chosen, trace.tolist(), strict=True):
+            body = (self.hu[k] > BODY_HU) & ~self.metal[k]
+            change = float(np.abs(difference[k][body]).mean()) if body.any() else 0.0
+            rows.append((k, int(self.metal[k].sum()), round(100 * share, 2), round(change, 1)))
+        return Table(("slice", "metal voxels", "trace %", "mean change in body HU"), rows)
+
+
+def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
+    """Check what the declared checks can't, find the metal and choose the slices. InputError before any network call."""
+    from ..physics.metal import virtual_geometry
+    from ..physics.plane import Plane, Scanner
+
+    ct, axis = inputs["ct"], axial_axis(inputs["ct"])
+    hu = np.moveaxis(ct.array, axis, 0)
+    spacing = [float(s) for s in reversed(ct.spacing)] if ct.geometry else [1.0, 1.0, 1.0]
+    del spacing[axis]
+    plane = Plane.of((hu.shape[1], hu.shape[2]), (spacing[0], spacing[1]))
+    metal = _find_metal(inputs, hu, axis, p)
+    outline = _grown(metal, p.slice_margin)
+    sinogram, geometry = None, virtual_geometry(plane.grid, p.views, p.bins)
+    wanted = outline.any((1, 2))
+    if "sinogram" in inputs:
+        sinogram, geometry = _measured(inputs["sinogram"], hu, axis)
+        wanted = np.ones(len(hu), bool)
+    if p.first_slice > min(p.last_slice, len(hu) - 1):
+        raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the slices 0 "
+                         f"to {len(hu) - 1}.")
+    chosen = tuple(int(k) for k in np.flatnonzero(wanted) if p.first_slice <= k <= p.last_slice)
+    scanner = Scanner(geometry, plane.grid, run.device, p.trace_dilation)
+    case = Case(ct, axis, hu, metal, outline, chosen, plane, scanner, sinogram)
+    _warn(run, case)
+    return case
+
+
+def axial_axis(ct: Grid) -> int:
+    """The array axis whose direction is closest to the patient's long axis (slices as acquired); 0 without geometry."""
+    if ct.geometry is None:
+        return 0
+    third = np.abs(np.array(ct.geometry.ijk_to_ras)[2, :3]) / np.array(ct.geometry.spacing)
+    return 2 - int(np.argmax(third + np.array([0.0, 0.0, 1e-6])))
+
+
+def _find_metal(inputs: Mapping[str, Any], hu: np.ndarray, axis: int, p: Any) -> np.ndarray:
+    """Boolean (slice, row, column), from the segmentation (its structure 'metal', or all) or the threshold."""
+    from ..physics.metal_mask import segment_metal
+
+    if "metal" not in inputs:
+        found = segment_metal(np.asarray(hu), threshold=p.metal_threshold, core=p.metal_core, fill_holes=p.fill_holes,
+                              dilate=p.metal_dilation)
+        if not found.any() and "sinogram" not in inputs:
+            raise InputError(f"The input 'ct' holds voxels above {p.metal_threshold:g} HU, but no piece of at least 3 "
+                             f"voxels that reaches {p.metal_threshold + p.metal_core:g} HU.",
+                             "Lower metal_threshold or metal_core, or give the metal as a segmentation.")
+        return found
+    given: Segmentation = inputs["metal"]
+    label = given.labels.get("metal")
+    mask = np.moveaxis(given.array == label if label else given.array > 0, axis, 0)
+    for k in np.flatnonzero(mask.any((1, 2))):
+        share = mask[k].sum() / max(1, int(((hu[k] > BODY_HU) | mask[k]).sum()))
+        if share > MAX_METAL_SHARE:
+            raise InputError(f"The input 'metal' covers {share:.0%} of the body in slice {k}, but at most "
+                             f"{MAX_METAL_SHARE:.0%} can be metal.", "Check that the segmentation is the metal.")
+    return mask
+
+
+def _grown(metal: np.ndarray, margin: int) -> np.ndarray:
+    """The metal, with slices up to `margin` beyond it taking the outline of their neighbours."""
+    outline = metal
+    for shift in range(1, min(margin, len(metal) - 1) + 1):
+        outline = outline.copy()
+        outline[shift:] |= metal[:-shift]
+        outline[:-shift] |= metal[shift:]
+    bare = ~metal.any((1, 2))
+    return np.where(bare[:, None, None], outline, metal) if margin else metal
+
+
+def _measured(item: Grid, hu: np.ndarray, axis: int) -> tuple[np.ndarray, Geometry]:
+    """Measured projections (slice, view, bin) and their geometry."""
+    from ..physics.ct import Geometry
+
+    if axis != 0:
+        raise InputError("Projections were given, but the slices of the input 'ct' are not axial in its stored order.",
+                         "Store the volume with axial slices first, or leave the projections out.")
+    array = item.array if item.array.ndim == 3 else item.array[None]
+    return array, Geometry.from_dict(item.acquisition)
+
+
+def _warn(run: Run, case: Case) -> None:
+    """Tell what may spoil the result: a field of view that cuts the body."""
+    for k in case.chosen:
+        border = np.concatenate([case.hu[k][[0, -1]].ravel(), case.hu[k][:, [0, -1]].ravel()])
+        if (border > BODY_HU).mean() > TRUNCATED_SHARE:
+            run.warn(f"The field of view cuts the body in slice {k}; values near the cut may be wrong.")
+            return
