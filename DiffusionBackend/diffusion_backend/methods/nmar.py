@@ -31,7 +31,7 @@ METHOD = Method(
     outputs=_metal.OUTPUTS,
     parameters=(
         *_metal.parameters(views=640, bins=641),
-        Boolean("keep_lung", False, level="advanced",
+        Boolean("keep_lung", True, level="advanced",
                 help="Keep lung (-900 to -500 HU) in the prior image instead of setting it to air."),
     ),
     requires=_metal.REQUIRES,
