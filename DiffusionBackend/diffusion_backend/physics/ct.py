@@ -34,12 +34,12 @@ Values = TypeVar("Values", Tensor, np.ndarray, float)
 
 def hu_to_mu(hu: Values, mu_water: float = MU_WATER) -> Values:
     """Hounsfield units to attenuation, 1/mm: mu = mu_water (1 + HU/1000). No clipping."""
-    return mu_water * (1 + hu / 1000)
+    return mu_water * (1 + hu / 1000)  # pyright: ignore[reportReturnType]
 
 
 def mu_to_hu(mu: Values, mu_water: float = MU_WATER) -> Values:
     """Attenuation, 1/mm, to Hounsfield units: HU = 1000 (mu/mu_water - 1). No clipping."""
-    return 1000 * (mu / mu_water - 1)
+    return 1000 * (mu / mu_water - 1)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,12 @@ class Geometry:
         """Number of views."""
         return len(self.angles_deg)
 
+    def distances_mm(self) -> tuple[float, float]:
+        """Source to axis and source to detector, mm; fan beams only."""
+        if self.source_axis_mm is None or self.source_detector_mm is None:
+            raise ValueError("Parallel rays have no source.")
+        return self.source_axis_mm, self.source_detector_mm
+
     def positions_mm(self) -> Tensor:
         """Positions of the bin centres along the detector, mm, float64 [bins]."""
         return (torch.arange(self.bins, dtype=torch.float64) - (self.bins - 1) / 2) * self.bin_mm + self.offset_mm
@@ -94,7 +100,7 @@ class Geometry:
         """Angles between the rays and the central ray, radians, float64 [bins] (parallel: 0)."""
         if self.type == "parallel":
             return torch.zeros(self.bins, dtype=torch.float64)
-        u = self.positions_mm() / self.source_detector_mm
+        u = self.positions_mm() / self.distances_mm()[1]
         return u if self.type == "fan-arc" else u.atan()
 
     def half_fan_rad(self) -> float:

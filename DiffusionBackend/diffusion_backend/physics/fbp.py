@@ -21,6 +21,8 @@ GAP_RAD = math.radians(5)
 smaller ones belong to irregular views."""
 RANGE_TOLERANCE = 1e-3
 """Slack on the range that a short scan needs, radians."""
+SLICES = 4
+"""Slices that are filtered at once."""
 WINDOWS = ("ramp", "hann")
 
 
@@ -107,15 +109,17 @@ def filtered(sinogram: Tensor, geometry: Geometry, window: str, short_scan: bool
     if geometry.type != "parallel":
         # The weight of a flat detector, R/sqrt(R^2 + u^2) on its image through the axis, is cos(fan angle) too.
         weights = weights * geometry.fan_angles().cos()
-        spacing /= geometry.source_detector_mm
+        axis, detector = geometry.distances_mm()
         if geometry.type == "fan-arc":
-            weights = weights * geometry.source_axis_mm
+            weights, spacing = weights * axis, spacing / detector
         else:
-            spacing *= geometry.source_axis_mm
-    response = ramp_response(geometry.bins, spacing, window, geometry.type == "fan-arc")
-    n = 2 * (len(response) - 1)
-    spectrum = torch.fft.rfft(sinogram * weights.to(sinogram), n) * response.to(sinogram)
-    return torch.fft.irfft(spectrum, n)[..., : geometry.bins]
+            spacing *= axis / detector
+    response = ramp_response(geometry.bins, spacing, window, geometry.type == "fan-arc").to(sinogram)
+    n, weights = 2 * (len(response) - 1), weights.to(sinogram)
+    # A few slices at a time: padded spectra take four times the memory of the projections.
+    parts = (torch.fft.irfft(torch.fft.rfft(part * weights, n) * response, n)[..., : geometry.bins]
+             for part in sinogram.reshape(-1, *sinogram.shape[-2:]).split(SLICES))
+    return torch.cat(list(parts)).view(sinogram.shape)
 
 
 def fbp(

@@ -75,7 +75,7 @@ def rays(geometry: Geometry, view: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     if geometry.type == "parallel":
         return u * cos, u * sin, (-sin).expand_as(u), cos.expand_as(u)
     g = geometry.fan_angles()
-    r = geometry.source_axis_mm
+    r, _ = geometry.distances_mm()
     one = torch.ones_like(u)
     return r * sin * one, -r * cos * one, g.sin() * cos - g.cos() * sin, g.sin() * sin + g.cos() * cos
 
@@ -156,11 +156,12 @@ def pixel_table(geometry: Geometry, grid: ImageGrid, first: int, last: int, dtyp
         t = torch.deg2rad(torch.tensor(geometry.angles_deg[first + v], dtype=torch.float64))
         u, scale = x * t.cos() + y * t.sin(), torch.ones_like(x)
         if geometry.type != "parallel":
-            away = geometry.source_axis_mm - (x * t.sin() - y * t.cos())
+            axis, detector = geometry.distances_mm()
+            away = axis - (x * t.sin() - y * t.cos())
             if geometry.type == "fan-flat":
-                u, scale = u / away * geometry.source_detector_mm, (geometry.source_axis_mm / away) ** 2
+                u, scale = u / away * detector, (axis / away) ** 2
             else:
-                u, scale = torch.atan2(u, away) * geometry.source_detector_mm, 1 / (u * u + away * away)
+                u, scale = torch.atan2(u, away) * detector, 1 / (u * u + away * away)
         b = (u - geometry.offset_mm) / geometry.bin_mm + (bins - 1) / 2
         low = b.floor()
         for side, w in ((0, 1 - (b - low)), (1, b - low)):
