@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from diffusion_backend.paths import resources
 from diffusion_backend.physics import xray
 
