@@ -5,7 +5,6 @@ PYTHON ?= python3
 PY = .venv/bin/python
 INPUT ?=
 OUTPUT ?= demo
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint size docs clean
 
@@ -13,17 +12,18 @@ demo: .venv/installed
 	$(PY) -m diffusion_backend demo --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
 
 test: .venv/installed
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: .venv/installed
 	$(PY) -m pip install --quiet ruff pyright
 	.venv/bin/ruff check DiffusionBackend Testing
 	.venv/bin/pyright
 
-# What is generated from the declarations: Resources/methods.json and the table of methods in the README.
+# What is generated: Resources/methods.json and the table of methods from declarations, figures from stored tables.
 docs: .venv/installed
 	$(PY) -m diffusion_backend describe --json > Resources/methods.json
 	$(PY) -m diffusion_backend describe --readme README.md
+	$(PY) -m diffusion_backend.evaluate.tables README.md
 
 # The catalogue of extensions takes at most 100 MB, history included; we stop at 70.
 size:

@@ -12,7 +12,7 @@ import torch
 from diffusion_backend import models, paths
 from diffusion_backend.errors import InputError
 from diffusion_backend.evaluate import denoise
-from diffusion_backend.evaluate.tables import Cases
+from diffusion_backend.evaluate.tables import Cases, renew_tables
 
 
 @pytest.fixture
@@ -59,6 +59,16 @@ def test_cases_are_grouped_by_their_keys(tmp_path):
         cases.compute({"method": "m", "case": case}, lambda v=value: {"a": v, "b": 2 * v})
     assert cases.means(("method",)) == [{"method": "m", "a": 2.0, "b": 4.0, "cases": 2}]
     assert Cases(tmp_path / "c.csv", ("method", "case"), ("a", "b")).rows == cases.rows
+
+
+def test_tables_of_a_page_are_those_of_the_stored_files(tmp_path):
+    (tmp_path / "t.csv").write_text("method,rmse\na11,1.5\n")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table t.csv -->\nold\n<!-- end of table -->\nafter\n")
+    for _ in range(2):
+        renew_tables(page)
+    wanted = "before\n<!-- table t.csv -->\n| method | rmse |\n| --- | --- |\n| a11 | 1.5 |\n<!-- end of table -->\nafter\n"
+    assert page.read_text() == wanted
 
 
 @pytest.mark.real

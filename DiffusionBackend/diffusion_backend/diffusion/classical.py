@@ -14,26 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..physics.reconstruct import gradient, gradient_adjoint
 from .denoiser import Conditions, Denoise
 
 Strength = Callable[[float], float]
 
 
-def gradient(u: Tensor) -> Tensor:
-    """Forward differences [..., H, W] -> [2, ..., H, W] (rows, columns), zero at the last row or column."""
-    rows = F.pad(u[..., 1:, :] - u[..., :-1, :], (0, 0, 0, 1))
-    columns = F.pad(u[..., :, 1:] - u[..., :, :-1], (0, 1))
-    return torch.stack([rows, columns])
-
-
-def gradient_adjoint(p: Tensor) -> Tensor:
-    """Transpose of `gradient`: [2, ..., H, W] -> [..., H, W], the negative divergence."""
-    rows = F.pad(p[0][..., :-1, :], (0, 0, 1, 0)) - F.pad(p[0][..., :-1, :], (0, 0, 0, 1))
-    columns = F.pad(p[1][..., :, :-1], (1, 0)) - F.pad(p[1][..., :, :-1], (0, 1))
-    return rows + columns
-
-
-def total_variation(f: Tensor, weight: float, iterations: int = 100) -> Tensor:
+def total_variation_prox(f: Tensor, weight: float, iterations: int = 100) -> Tensor:
     """argmin_u 0.5 |u - f|^2 + weight TV(u), isotropic TV, over the last two axes.
 
     Accelerated projected gradient on the dual (Beck and Teboulle 2009, IEEE TIP 18, algorithm FGP without constraint).
@@ -67,7 +54,7 @@ def tv_denoiser(weight: Strength, iterations: int = 100) -> Denoise:
     """TV denoiser (Rudin, Osher, Fatemi 1992) of regularisation weight(sigma) * sigma."""
 
     def denoise(x: Tensor, sigma: float, cond: Conditions = None) -> Tensor:
-        return total_variation(x, weight(float(sigma)) * float(sigma), iterations)
+        return total_variation_prox(x, weight(float(sigma)) * float(sigma), iterations)
 
     return denoise
 

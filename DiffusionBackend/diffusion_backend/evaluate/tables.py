@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,3 +60,22 @@ def write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> str:
         csv.writer(file).writerows([columns, *cells])
     widths = [max(len(line[n]) for line in [columns, *cells]) for n in range(len(columns))]
     return "\n".join("  ".join(value.rjust(width) for value, width in zip(line, widths)) for line in [columns, *cells])
+
+
+def renew_tables(page: Path) -> None:
+    """Replace what stands between `<!-- table FILE.csv -->` and `<!-- end of table -->` in a Markdown page by that file.
+
+    FILE is relative to the page's folder, so that every figure on the page is one of a stored table."""
+
+    def markdown(match: re.Match[str]) -> str:
+        with open(page.parent / match[1], newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file)
+        lines = [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
+        return f"<!-- table {match[1]} -->\n" + "\n".join(lines) + "\n<!-- end of table -->"
+
+    pattern = re.compile(r"<!-- table (\S+) -->.*?<!-- end of table -->", re.DOTALL)
+    page.write_text(pattern.sub(markdown, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    renew_tables(Path(sys.argv[1]))

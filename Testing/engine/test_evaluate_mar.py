@@ -1,0 +1,81 @@
+"""`evaluate mar` on small generated patients: regions of the figures, honesty of the rows, table."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from diffusion_backend import models
+from diffusion_backend.anatomy.phantoms import phantom
+from diffusion_backend.errors import InputError
+from diffusion_backend.evaluate import mar
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """A folder like the real one: two phantoms of 128 pixels as held-out patients."""
+    hu = np.concatenate([phantom(region, seed=0, size=128).hu for region in ("pelvis", "abdomen")]).round().astype(np.int16)
+    folder = tmp_path / "data" / "ct-tcia-slices"
+    folder.mkdir(parents=True)
+    named = {"patient": np.array(["pA", "pB"]), "pixel_mm": np.full(2, 3.0, np.float32), "slice_mm": np.full(2, 3.0)}
+    np.savez(folder / "test-native512.npz", hu=hu, **named)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def case(patients):
+    name, clean = next(mar.held_out(patients, 1, 1))
+    return mar.make_case(name, clean, patients, 3, seed=0)
+
+
+def test_figures_see_the_body_outside_the_metal_and_its_ring(case):
+    metal = np.asarray(case.mask.array)[0] > 0
+    assert metal.any()
+    assert mar.figures(case.reference, case)["rmse_hu"] == 0
+    changed = case.reference + 50.0 * metal
+    assert mar.figures(changed, case)["rmse_hu"] == 0
+    shifted = mar.figures(case.reference + 50.0, case)
+    assert shifted["rmse_hu"] == pytest.approx(50) and shifted["bone_bias_hu"] == pytest.approx(50)
+    assert mar.figures(np.asarray(case.ct.array)[0], case)["ring_rmse_hu"] > 30
+
+
+def test_methods_never_get_the_reference_and_the_oracle_alone_knows_it(case, monkeypatch):
+    seen = []
+
+    def load(model, device):
+        seen.append(model)
+        return lambda x, sigma, cond=None: 0 * x
+
+    monkeypatch.setattr(models, "load_denoiser", load)
+    quick = {"steps": 5}
+    blind = mar.correct("a11", case, "image", "ct-image", "cpu", quick)
+    assert seen == ["ct-image"]
+    oracle = mar.correct("oracle", case, "image", "ct-image", "cpu", quick)
+    assert seen == ["ct-image"]
+    error = [mar.figures(i, case)["rmse_hu"] for i in (oracle, blind)]
+    assert error[0] < error[1]
+
+
+def test_table_has_all_rows_and_resumes(patients, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mar, "METALS", mar.METALS[2:3])
+    monkeypatch.setattr(mar, "GENERATED", mar.GENERATED[2:3])
+    output = tmp_path / "out" / "mar.csv"
+    options = {"patients": 2, "slices": 1, "rows": ("uncorrected", "li", "nmar"), "mode": "projections"}
+    mar.evaluate(patients, output, **options)
+    with open(output, newline="") as file:
+        rows = {r["method"]: float(r["rmse_hu"]) for r in csv.DictReader(file)}
+    assert set(rows) == {"uncorrected", "li", "nmar"}
+    assert all(0 < r < 200 for r in rows.values()) and len(set(rows.values())) == 3
+    assert len(list(output.parent.glob("*.png"))) == 2
+    monkeypatch.setattr(mar, "make_case", lambda *a: pytest.fail("a known case was computed again"))
+    mar.evaluate(patients, output, **options)
+    assert "A11 is worse than LI" in capsys.readouterr().out
+
+
+def test_unknown_mode_and_missing_data_are_sentences(tmp_path):
+    with pytest.raises(InputError, match="image or projections"):
+        mar.evaluate(tmp_path, tmp_path / "t.csv", mode="both")
+    with pytest.raises(InputError, match="test-native512"):
+        mar.evaluate(tmp_path, tmp_path / "t.csv")
