@@ -231,6 +231,17 @@ def test_prior_of_nmar_is_air_water_and_bone(water_and_metal):
     assert prior[at["lung"]] == 0 and kept[at["lung"]] == pytest.approx(0.25 * MU_WATER, rel=0.01)
 
 
+def test_prior_of_nmar_keeps_dense_soft_tissue_out_of_bone(water_and_metal):
+    water, mask, _, _ = water_and_metal
+    # Much thin bone (1.3 water) pulls the third class down: the midpoint of the upper classes falls to 1.16 water.
+    parts = ((8, 0.3, -20, 0), (3, 0.52, 20, 20), (4, 0.17, 20, 0))
+    image = water + sum(disc(SMALL, r, more * MU_WATER, x, y) for r, more, x, y in parts)
+    centres = metal.three_means(image.flatten(), (0.0, MU_WATER, 2 * MU_WATER)) / MU_WATER
+    assert (centres[1] + centres[2]) / 2 < 1.165
+    prior = metal.nmar_prior(image, mask) / MU_WATER
+    assert prior[47, 67] == pytest.approx(1) and prior[47, 27] == pytest.approx(1.3, abs=0.01)
+
+
 def test_reinserted_metal_equals_the_input():
     g = torch.Generator().manual_seed(0)
     original, corrected = torch.randn(5, 8, 8, generator=g) * 1000, torch.zeros(5, 8, 8)

@@ -125,6 +125,13 @@ def test_simulation_repeats_with_the_seed(pelvis):
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_equal_slices_get_different_noise(pelvis):
+    twice = grid_of(np.repeat(pelvis.array[:1], 2, axis=0))
+    p = validate(metal.PARAMETERS, {"views": 90})
+    images, *_ = metal.measure(twice.array, np.zeros(twice.array.shape, np.float32), "gold", metal_plane(twice), p, 0)
+    assert (images[0] - images[1]).std() > 3
+
+
 def test_without_metal_and_noise_only_blur_is_left(pelvis):
     p = validate(metal.PARAMETERS, {"views": 360, "photons": 0, "reference": "reconstruction"})
     plane = metal_plane(pelvis)

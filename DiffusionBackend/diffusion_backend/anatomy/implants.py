@@ -179,4 +179,4 @@ def _room(slice_hu: np.ndarray, kind: str, pixel_mm: float) -> np.ndarray:
         solid = ndimage.binary_closing(slice_hu > BONE_HU, iterations=2)
         tissue = ndimage.binary_opening(ndimage.binary_fill_holes(solid), iterations=1)
     body = ndimage.binary_fill_holes(slice_hu > BODY_HU)
-    return ndimage.distance_transform_edt(tissue & body) * pixel_mm
+    return np.asarray(ndimage.distance_transform_edt(np.logical_and(tissue, body))) * pixel_mm

@@ -73,9 +73,10 @@ def segment_metal(volume_hu: np.ndarray, *, threshold: float = 2500.0, core: flo
 
 def _keep_components(candidates: np.ndarray, volume: np.ndarray, level: float, min_voxels: int) -> np.ndarray:
     """Components of `candidates` with enough voxels and a maximum at or above `level`."""
-    labels, count = ndimage.label(candidates, structure=np.ones((3, 3, 3)))
+    labels = np.empty(candidates.shape, np.int32)
+    count = int(ndimage.label(candidates, structure=np.ones((3, 3, 3)), output=labels))  # type: ignore[arg-type]
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     peaks = ndimage.maximum(volume, labels, np.arange(count + 1))
-    keep = (sizes >= min_voxels) & (np.asarray(peaks) >= level)
+    keep: np.ndarray = (sizes >= min_voxels) & (np.asarray(peaks) >= level)
     keep[0] = False
     return keep[labels]

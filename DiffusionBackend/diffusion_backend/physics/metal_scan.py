@@ -54,7 +54,7 @@ def field_acquisition(grid: ImageGrid, views: int = 640, bins: int = 641) -> Acq
                        quarter_edge=True, scale=field_scale(grid))
 
 
-def scanner_acquisition(grid: ImageGrid, *, kilovolt: int = 120, views: int = 720, photons: float = 1e6,
+def scanner_acquisition(grid: ImageGrid, *, kilovolt: int = 120, views: int = 984, photons: float = 1e6,
                         scatter: float = 0.03, electronic: float = 10.0) -> Acquisition:
     """Clinical scanner at true size: arc detector, 541 mm from source to axis, 949 mm to the detector, bins of 0.9
     pixels at the axis that cover the diagonal of the slice, energy-integrating, four rays per bin."""

@@ -45,7 +45,7 @@ PARAMETERS: tuple[Parameter, ...] = (
          help="Scatter-to-primary ratio behind the thickest tissue (scanner convention)."),
     Real("electronic", 10.0, low=0, high=1000, level="advanced",
          help="Electronic noise in photons, standard deviation (scanner convention)."),
-    Integer("views", 720, unit="views", low=90, high=4000, level="advanced", help="Number of views over 360 degrees."),
+    Integer("views", 984, unit="views", low=90, high=4000, level="advanced", help="Number of views over 360 degrees."),
     Choice("reference", "image", choices=("image", "reconstruction"), level="advanced",
            help="Compare with the input slices or with their metal-free reconstruction by the same scanner."),
     Boolean("twelve_bit", False, level="advanced", help="Cut values at 3071 HU as many scanners do."),
