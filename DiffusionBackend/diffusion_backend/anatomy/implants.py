@@ -178,5 +178,6 @@ def _room(slice_hu: np.ndarray, kind: str, pixel_mm: float) -> np.ndarray:
     else:
         solid = ndimage.binary_closing(slice_hu > BONE_HU, iterations=2)
         tissue = ndimage.binary_opening(ndimage.binary_fill_holes(solid), iterations=1)
-    body = ndimage.binary_fill_holes(slice_hu > BODY_HU)
-    return np.asarray(ndimage.distance_transform_edt(np.logical_and(tissue, body))) * pixel_mm
+    body = np.asarray(ndimage.binary_fill_holes(slice_hu > BODY_HU), bool)
+    inside = np.asarray(tissue, bool) & body
+    return np.asarray(ndimage.distance_transform_edt(inside)) * pixel_mm
