@@ -59,6 +59,8 @@ def test_conjugate_gradient_solves_every_item_for_itself_and_stops_where_it_is_g
     b = torch.stack([random(6, 1), 1e6 * random(6, 2), torch.zeros(6, dtype=torch.float64)])
     x = g.conjugate_gradient(lambda v: v @ matrix, b, torch.zeros_like(b), 6)
     assert torch.allclose(x, torch.linalg.solve(matrix, b.T).T, rtol=1e-8)
+    few = [g.conjugate_gradient(lambda v: v @ matrix, b[k], torch.zeros_like(b[k]), 3) for k in ([0, 1], [0], [1])]
+    assert torch.allclose(few[0], torch.cat(few[1:]), rtol=1e-12)          # not yet converged, and still item by item
     start = random((3, 6), 4)
     assert torch.equal(g.conjugate_gradient(lambda v: v @ matrix, b, start, 5, tolerance=1e9)[:2], start[:2])
 

@@ -323,6 +323,23 @@ def test_repaint_visits_the_published_levels():
         s.repaint_levels(5, 0, 2)
 
 
+def test_repaint_keeps_the_known_part_at_the_level_of_the_denoiser():
+    """Where the mask is 1 the denoiser sees known + sigma * noise at every level, on the way down and after a jump
+    back."""
+    seen, noise = [], CountedNoise((4, 1, 50, 50))
+    sigmas = (4.0, 2.0, 1.0, 0.5, 0.0)
+
+    def denoise(x, sigma, cond):
+        seen.append((sigma, x))
+        return 0 * x
+
+    known, mask = torch.full((1,), 0.3), torch.ones(1)
+    s.repaint(denoise, 0.3 + 4 * noise(0), sigmas, known=known, mask=mask, jump=2, repeats=2, noise=noise)
+    assert [sigma for sigma, _ in seen] == [4.0, 2.0, 1.0, 2.0, 1.0, 0.5]
+    for sigma, x in seen:
+        check_moments(x, float(known), sigma**2)
+
+
 def repaint_gaussian(steps: int, jump: int, repeats: int, noise):
     """RePaint of entries 1 and 2 of a correlated Gaussian, entry 0 known; and the closed-form mean and covariance."""
     covariance = torch.tensor([[1.0, 0.8, 0.5], [0.8, 1.0, 0.6], [0.5, 0.6, 1.0]], dtype=torch.float64)
