@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = "DiffusionBackend/diffusion_backend"
 # kind, file, right, wrong, test file
+# ruff: noqa: E501
 MISTAKES = (
     ("sign: source on the other side", "physics/tables.py", "return r * sin * one, -r * cos * one,",
      "return r * sin * one, r * cos * one,", "test_ct.py"),

@@ -11,7 +11,9 @@ from .commands import COMMANDS
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do what it says. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion_backend", description="Engine of DiffusionModels. Not for clinical use.")
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion_backend", description="Engine of DiffusionModels. Not for clinical use."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (help_text, add, _) in COMMANDS.items():

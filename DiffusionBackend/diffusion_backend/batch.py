@@ -1,4 +1,5 @@
-"""Many studies: one row of a CSV is one run in a process of its own, resumable, several at once or on an existing Dask cluster."""
+"""Many studies: one row of a CSV is one run in a process of its own, resumable, several at once or on an existing
+Dask cluster."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run_list(arguments: argparse.Namespace, say: Callable[[str], None], stop: Callable[[], bool]) -> list[int]:
-    """Run every row that isn't done; writes `summary.csv` after each. Returns the exit codes in the order of the list."""
+    """Run every row that isn't done; writes `summary.csv` after each. Returns the exit codes in the order of the
+    list."""
     rows = read_list(arguments.list, arguments.method)
     arguments.output.mkdir(parents=True, exist_ok=True)
     commands = {row["id"]: command(row, arguments) for row in rows}
@@ -62,11 +64,17 @@ def read_list(path: Path, method_id: str) -> list[dict[str, str]]:
     wrong = [c for c in columns if c not in ("id", "reference", *names)]
     if "id" not in columns or wrong or not rows:
         found = ", ".join(columns) or "none"
-        raise InputError(f"The list '{path.name}' has the columns {found}; needed are id and inputs of {method_id}: {', '.join(names)}.")
+        raise InputError(
+            f"The list '{path.name}' has the columns {found}; needed are id and inputs of {method_id}: "
+            f"{', '.join(names)}."
+        )
     ids = [row["id"] or "" for row in rows]
     for study in ids:
         if not re.fullmatch(r"[\w][\w .-]*", study) or ids.count(study) > 1:
-            raise InputError(f"The id '{study}' in '{path.name}' is empty, repeated or no name for a folder (letters, digits, space . - _).")
+            raise InputError(
+                f"The id '{study}' in '{path.name}' is empty, repeated or no name for a folder (letters, "
+                "digits, space . - _)."
+            )
     texts = {i.name for i in methods.load(method_id).METHOD.inputs if i.kind == "text"}
     base = path.absolute().parent
     return [{k: v if k == "id" or k in texts else str(base / v) for k, v in row.items() if v} for row in rows]
@@ -74,13 +82,32 @@ def read_list(path: Path, method_id: str) -> list[dict[str, str]]:
 
 def command(row: Mapping[str, str], a: argparse.Namespace) -> list[str]:
     """The `run` command of one study."""
-    line = [sys.executable, "-m", __package__ or "diffusion_backend", "run", a.method, "--output", str(a.output.absolute() / row["id"])]
+    line = [
+        sys.executable,
+        "-m",
+        __package__ or "diffusion_backend",
+        "run",
+        a.method,
+        "--output",
+        str(a.output.absolute() / row["id"]),
+    ]
     for name, value in row.items():
         if name == "reference":
             line += ["--reference", value]
         elif name != "id":
             line += ["--input", f"{name}={value}"]
-    line += ["--samples", str(a.samples), "--seed", str(a.seed), "--device", a.device, "--preset", a.preset, "--format", a.format]
+    line += [
+        "--samples",
+        str(a.samples),
+        "--seed",
+        str(a.seed),
+        "--device",
+        a.device,
+        "--preset",
+        a.preset,
+        "--format",
+        a.format,
+    ]
     threads = a.threads or max(1, (os.cpu_count() or 1) // max(a.jobs, 1))
     line += ["--threads", str(threads), "--progress", "json"]
     line += ["--batch", str(a.batch)] if a.batch else []
@@ -104,7 +131,9 @@ def run_study(line: list[str], stop: Callable[[], bool] = lambda: False) -> dict
     if process.returncode == 0:
         write_text(folder / KEY, json.dumps({"command_sha256": key}))
         return _row(folder, "done", 0, seconds, "")
-    message = next((e["message"] for e in reversed(lines) if e.get("event") == "error"), "The process ended without a message.")
+    message = next(
+        (e["message"] for e in reversed(lines) if e.get("event") == "error"), "The process ended without a message."
+    )
     status = "cancelled" if process.returncode == Cancelled.exit_code else "failed"
     return _row(folder, status, process.returncode, seconds, message)
 
@@ -118,7 +147,9 @@ def write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _outcomes(commands: Mapping[str, list[str]], a: argparse.Namespace, stop: Callable[[], bool]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _outcomes(
+    commands: Mapping[str, list[str]], a: argparse.Namespace, stop: Callable[[], bool]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(id, row) in the order in which studies end."""
     if a.scheduler:
         yield from _on_cluster(commands, a.scheduler)
@@ -137,7 +168,9 @@ def _on_cluster(commands: Mapping[str, list[str]], scheduler: str) -> Iterator[t
         from dask.distributed import Client
         from dask.distributed import as_completed as finished
     except ImportError:
-        raise InputError("--scheduler needs the package dask[distributed]. Install it or leave the option out.") from None
+        raise InputError(
+            "--scheduler needs the package dask[distributed]. Install it or leave the option out."
+        ) from None
     with Client(scheduler) as client:
         futures = {client.submit(run_study, line, pure=False): study for study, line in commands.items()}
         for future in finished(list(futures)):
@@ -173,7 +206,13 @@ def _same_command(folder: Path, key: str) -> bool:
 
 
 def _row(folder: Path, status: str, code: int, seconds: float, message: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": folder.name, "status": status, "exit_code": code, "seconds": round(seconds, 1), "message": message}
+    row: dict[str, Any] = {
+        "id": folder.name,
+        "status": status,
+        "exit_code": code,
+        "seconds": round(seconds, 1),
+        "message": message,
+    }
     if code:
         return row
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))

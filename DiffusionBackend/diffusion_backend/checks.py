@@ -1,7 +1,9 @@
 """Checks as data: predicates over what is known of an input, evaluated alike by the panel and by the engine.
 
-Most need only `facts` (sizes, units, spacing, value range), which a panel has from its nodes. Those declared with `pixels=True` look at
-the array and run in the engine before the first network call. A limit given as the name of a parameter takes the parameter's value.
+Most need only `facts` (sizes, units, spacing, value range), which a panel has from its nodes. Those declared with
+`pixels=True` look at
+the array and run in the engine before the first network call. A limit given as the name of a parameter takes the
+parameter's value.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ class Check:
 def default_checks(name: str, kind: str) -> tuple[Check, ...]:
     """The checks that every input of this kind gets without being asked."""
     if kind == "volume":
-        return Check("not_empty", name), Check("scalar", name), Check("finite", name), Check("spacing", name, low=1e-3, high=100)
+        return (
+            Check("not_empty", name),
+            Check("scalar", name),
+            Check("finite", name),
+            Check("spacing", name, low=1e-3, high=100),
+        )
     if kind == "projections":
         return Check("not_empty", name), Check("finite", name), Check("sinogram_fits", name)
     if kind == "segmentation":
@@ -112,7 +119,9 @@ def verdict(check: Check, known: Mapping[str, Facts], p: Any, items: Mapping[str
 
 def _not_empty(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if 0 in f["shape"]:
-        return f"{what} is empty: its size is {_size(f)} (slices × rows × columns). Choose data with at least one voxel."
+        return (
+            f"{what} is empty: its size is {_size(f)} (slices × rows × columns). Choose data with at least one voxel."
+        )
     return ""
 
 
@@ -122,7 +131,10 @@ def _finite(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 def _scalar(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if f["components"] != 1:
-        return f"{what} has {f['components']} values per voxel (a colour or vector image), but one is needed. Choose a scalar volume."
+        return (
+            f"{what} has {f['components']} values per voxel (a colour or vector image), but one is needed. "
+            "Choose a scalar volume."
+        )
     if f["dtype"].startswith("complex"):
         return f"{what} is complex, but real values are needed. Take its magnitude first."
     return ""
@@ -130,7 +142,10 @@ def _scalar(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 def _colour(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if f["components"] != 3 or f["dtype"] != "uint8":
-        return f"{what} has {f['components']} {f['dtype']} values per voxel, but a colour image (three uint8 values) is needed."
+        return (
+            f"{what} has {f['components']} {f['dtype']} values per voxel, but a colour image (three uint8 "
+            "values) is needed."
+        )
     return ""
 
 
@@ -153,7 +168,10 @@ def _max_slices(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 def _min_size(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     rows, columns = f["shape"][1:3]
     if min(rows, columns) < limits["low"]:
-        return f"{what} has slices of {rows} × {columns} pixels, but at least {limits['low']} × {limits['low']} are needed."
+        return (
+            f"{what} has slices of {rows} × {columns} pixels, but at least {limits['low']} × {limits['low']} "
+            "are needed."
+        )
     return ""
 
 
@@ -161,7 +179,9 @@ def _spacing(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     low, high, spacing = limits["low"], limits["high"], f["spacing"]
     if spacing and not all(low <= s <= high for s in spacing):
         text = " × ".join(f"{s:g}" for s in spacing)
-        return f"{what} has voxels of {text} mm, but sizes from {low:g} to {high:g} mm are needed. Check the voxel size."
+        return (
+            f"{what} has voxels of {text} mm, but sizes from {low:g} to {high:g} mm are needed. Check the voxel size."
+        )
     return ""
 
 
@@ -173,7 +193,11 @@ def _square_pixels(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 
 def _in_patient(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return "" if f["spacing"] else f"{what} has no position in the patient (voxel size, origin, direction), but one is needed."
+    return (
+        ""
+        if f["spacing"]
+        else f"{what} has no position in the patient (voxel size, origin, direction), but one is needed."
+    )
 
 
 def _unit(what: str, f: Facts, limits: Facts, other: Facts) -> str:
@@ -183,23 +207,36 @@ def _unit(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 
 def _unit_range(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    """The darkest voxel lies in [low, below] and the brightest is at most `high`: values in HU contain air, near -1000."""
+    """The darkest voxel lies in [low, below] and the brightest is at most `high`: values in HU contain air, near
+    -1000."""
     darkest, brightest = f["range"]
     unit, low, below = f["unit"], limits.get("low", -np.inf), limits.get("below", np.inf)
     if not low <= darkest <= below:
         lowest = f"at least {low:g}" if darkest < low else f"below {below:g}"
-        return f"{what} isn't in {unit}, it seems: its smallest value is {darkest:g}, but {lowest} is expected. Check the rescaling."
+        return (
+            f"{what} isn't in {unit}, it seems: its smallest value is {darkest:g}, but {lowest} is expected. "
+            "Check the rescaling."
+        )
     if brightest > limits.get("high", np.inf):
-        return f"{what} isn't in {unit}, it seems: its largest value is {brightest:g}, but at most {limits['high']:g} is expected."
+        return (
+            f"{what} isn't in {unit}, it seems: its largest value is {brightest:g}, but at most "
+            f"{limits['high']:g} is expected."
+        )
     return ""
 
 
 def _not_constant(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return f"{what} is {f['range'][0]:g} everywhere. Choose data with content." if f["range"][0] == f["range"][1] else ""
+    return (
+        f"{what} is {f['range'][0]:g} everywhere. Choose data with content." if f["range"][0] == f["range"][1] else ""
+    )
 
 
 def _non_negative(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return f"{what} has a smallest value of {f['range'][0]:g}, but no negative values are allowed." if f["range"][0] < 0 else ""
+    return (
+        f"{what} has a smallest value of {f['range'][0]:g}, but no negative values are allowed."
+        if f["range"][0] < 0
+        else ""
+    )
 
 
 def _sinogram_fits(what: str, f: Facts, limits: Facts, other: Facts) -> str:
@@ -227,7 +264,10 @@ def _same_slices(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 def _same_grid(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if f["shape"][:3] != other["shape"][:3]:
-        return f"{what} has {_size(f)} voxels, but '{limits['other']}' has {_size(other)}. Resample one onto the other's grid."
+        return (
+            f"{what} has {_size(f)} voxels, but '{limits['other']}' has {_size(other)}. Resample one onto "
+            "the other's grid."
+        )
     return ""
 
 
@@ -260,7 +300,10 @@ def _has_metal(what: str, item: Grid, limits: Facts) -> str:
     threshold = limits["threshold"]
     if not any((part > threshold).any() for part in item.array):
         brightest = value_range(item.array)[1]
-        return f"{what} holds no metal: no voxel is above {threshold:g} HU (largest value {brightest:g}). Lower the threshold."
+        return (
+            f"{what} holds no metal: no voxel is above {threshold:g} HU (largest value {brightest:g}). Lower "
+            "the threshold."
+        )
     return ""
 
 
@@ -272,7 +315,8 @@ def _metal_fraction(what: str, item: Grid, limits: Facts) -> str:
         if metal > high * body:
             return (
                 f"{what} has voxels above {threshold:g} HU in {100 * metal / body:.0f} % of the body of slice {k}, "
-                f"but at most {100 * high:g} % can be metal. Raise the metal threshold or check that the values are in HU."
+                f"but at most {100 * high:g} % can be metal. Raise the metal threshold or check that the values "
+                "are in HU."
             )
     return ""
 
@@ -306,4 +350,7 @@ PREDICATES: dict[str, Callable[[str, Facts, Facts, Facts], str]] = {
     "text_length": _text_length,
     "columns": _columns,
 }
-PIXEL_PREDICATES: dict[str, Callable[[str, Any, Facts], str]] = {"has_metal": _has_metal, "metal_fraction": _metal_fraction}
+PIXEL_PREDICATES: dict[str, Callable[[str, Any, Facts], str]] = {
+    "has_metal": _has_metal,
+    "metal_fraction": _metal_fraction,
+}

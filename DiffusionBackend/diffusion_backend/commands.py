@@ -18,8 +18,14 @@ from .params import nearest
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
-SIMULATIONS = {"ct": "simulate.ct", "metal": "simulate.metal"}  # task -> module with INPUTS, PARAMETERS, simulate(inputs, p, seed)
-EVALUATIONS = {"denoise": "evaluate.denoise", "mar": "evaluate.mar"}  # task -> module with evaluate(data, output, **params)
+SIMULATIONS = {
+    "ct": "simulate.ct",
+    "metal": "simulate.metal",
+}  # task -> module with INPUTS, PARAMETERS, simulate(inputs, p, seed)
+EVALUATIONS = {
+    "denoise": "evaluate.denoise",
+    "mar": "evaluate.mar",
+}  # task -> module with evaluate(data, output, **params)
 
 
 def _module(name: str) -> Any:
@@ -35,7 +41,9 @@ def _guarded(work: Callable[[], Any]) -> int:
 
 def _describe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", help="a method; without it all")
-    parser.add_argument("--json", action="store_true", help="declarations as JSON (the content of Resources/methods.json)")
+    parser.add_argument(
+        "--json", action="store_true", help="declarations as JSON (the content of Resources/methods.json)"
+    )
     parser.add_argument("--readme", type=Path, metavar="FILE", help="renew the table of methods in this file")
 
 
@@ -55,7 +63,9 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     from . import terminal
 
     parser.add_argument("method", help="id of the method, for example a11")
-    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]PATH", help="an input; a single path goes to the first")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="[NAME=]PATH", help="an input; a single path goes to the first"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when standard input closes")
     parser.add_argument("--plan", action="store_true", help="print time and memory, then stop")
@@ -73,7 +83,9 @@ def _worker(arguments: argparse.Namespace) -> int:
 def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     from . import terminal
 
-    parser.add_argument("list", type=Path, metavar="LIST.csv", help="columns id and input names, one row a study; reference for metrics")
+    parser.add_argument(
+        "list", type=Path, metavar="LIST.csv", help="columns id and input names, one row a study; reference for metrics"
+    )
     parser.add_argument("--method", required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, help="studies at once")
@@ -130,7 +142,9 @@ def _literal(text: str) -> Any:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="RECIPE --data FOLDER --output FOLDER … (see train RECIPE --help)")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="RECIPE --data FOLDER --output FOLDER … (see train RECIPE --help)"
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -151,7 +165,9 @@ def _models_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", help="model id; for import the method, for example a11")
     parser.add_argument("file", nargs="?", type=Path, help="for import: the published checkpoint")
     parser.add_argument("--name", help="for import: id of the new model")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="for import: an option")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="for import: an option"
+    )
 
 
 def _models(arguments: argparse.Namespace) -> int:

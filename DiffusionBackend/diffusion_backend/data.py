@@ -1,4 +1,5 @@
-"""What flows between user, methods and files: Grid, Segmentation, Table, Text. Arrays are numpy; imports without torch."""
+"""What flows between user, methods and files: Grid, Segmentation, Table, Text. Arrays are numpy; imports without
+torch."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class PatientGeometry:
     """Where a voxel grid lies in the patient.
 
     spacing, origin, direction : as ITK has them, in LPS millimetres, order (i, j, k); direction row by row (9 numbers).
-    ijk_to_ras : 4 x 4, voxel index (i, j, k, 1) -> RAS millimetres, as Slicer has it. Both are kept as they came, so that
+    ijk_to_ras : 4 x 4, voxel index (i, j, k, 1) -> RAS millimetres, as Slicer has it. Both are kept as they came, so
+    that
     neither a file nor a node changes by a rounding error.
     """
 
@@ -73,10 +75,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """An array on named axes: volume (k, j, i), projections ([slice,] view, bin), RGB (k, j, i, component), k-space, RF.
+    """An array on named axes: volume (k, j, i), projections ([slice,] view, bin), RGB (k, j, i, component), k-space,
+    RF.
 
     array : numpy, in its native type; it may be memory-mapped and is never written to.
-    geometry : place in the patient, or None. acquisition : how it was measured (CT geometry, mask, probe) as JSON values.
+    geometry : place in the patient, or None. acquisition : how it was measured (CT geometry, mask, probe) as JSON
+    values.
     """
 
     array: np.ndarray

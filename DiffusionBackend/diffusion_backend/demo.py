@@ -70,7 +70,8 @@ def make_example(source: Path | None) -> Example:
         from .anatomy.phantoms import phantom
 
         made = phantom("pelvis", seed=1, slices=3, size=256)
-        ct = volume(np.round(made.hu).astype(np.int16), placed((made.pixel_mm, made.pixel_mm, made.slice_mm), made.hu.shape))
+        grid = placed((made.pixel_mm, made.pixel_mm, made.slice_mm), made.hu.shape)
+        ct = volume(np.round(made.hu).astype(np.int16), grid)
     else:
         ct = images.read_volume(source, "HU")
     if np.asarray(ct.array).max() > METAL_HU:

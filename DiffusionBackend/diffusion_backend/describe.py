@@ -35,20 +35,27 @@ def renew_table(readme: Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise InputError(f"'{readme.name}' has no place for the table of methods, marked by {BEGIN} and {END}.")
     before, rest = text.split(BEGIN)
-    readme.write_text(before + BEGIN + "\n" + table(methods.declarations()) + END + rest.split(END)[1], encoding="utf-8")
+    readme.write_text(
+        before + BEGIN + "\n" + table(methods.declarations()) + END + rest.split(END)[1], encoding="utf-8"
+    )
 
 
 def table(declarations: list[Method]) -> str:
     """Markdown table of methods with their state."""
     rows = [f"| {m.id} | {m.name} | {m.module} | {m.task} | {m.state} | {m.summary} |" for m in declarations]
-    return "\n".join(["| id | method | module | task | state | what it does |", "|---|---|---|---|---|---|", *rows]) + "\n"
+    return (
+        "\n".join(["| id | method | module | task | state | what it does |", "|---|---|---|---|---|---|", *rows]) + "\n"
+    )
 
 
 def _page(m: Method) -> str:
     lines = [f"# {m.id}: {m.name}", "", m.summary, "", f"Module: {m.module}. Task: {m.task}. State: {m.state}.", ""]
     if m.citation:
         c = m.citation
-        lines += [f"{c.authors}. {c.title}. {c.journal}, {c.year}." + (f" https://doi.org/{c.doi}" if c.doi else ""), ""]
+        lines += [
+            f"{c.authors}. {c.title}. {c.journal}, {c.year}." + (f" https://doi.org/{c.doi}" if c.doi else ""),
+            "",
+        ]
     for title, parts in (("Inputs", m.inputs), ("Outputs", m.outputs)):
         lines += [f"## {title}", "", "| name | kind | unit | |", "|---|---|---|---|"]
         lines += [f"| {i.name} | {i.kind} | {i.unit} | {_remark(i)} |" for i in parts] + [""]
@@ -56,7 +63,10 @@ def _page(m: Method) -> str:
     lines += [_row(p.to_dict()) for p in m.parameters] + [""]
     for name, values in m.presets.items():
         lines.append(f"Preset {name}: " + ", ".join(f"{k} = {v}" for k, v in values.items()) + ".")
-    lines += [f"Model slot {s.name}: {s.interface}, {s.dims}D, {s.channels} channel(s), {s.unit}; default {s.default}." for s in m.models]
+    lines += [
+        f"Model slot {s.name}: {s.interface}, {s.dims}D, {s.channels} channel(s), {s.unit}; default {s.default}."
+        for s in m.models
+    ]
     return "\n".join([*lines, m.notes]).rstrip() + "\n"
 
 

@@ -1,6 +1,7 @@
 """Errors that reach the user: one readable sentence, a kind for programs, an exit code for shells.
 
-Exit codes: 0 done, 1 internal error, 2 bad input or parameter, 3 model missing or damaged, 4 out of memory, 5 cancelled.
+Exit codes: 0 done, 1 internal error, 2 bad input or parameter, 3 model missing or damaged, 4 out of memory, 5
+cancelled.
 """
 
 from __future__ import annotations

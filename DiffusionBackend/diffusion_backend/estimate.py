@@ -35,7 +35,8 @@ def prepare(run: Run, inputs: Mapping[str, Item]) -> dict[str, Any]:
     host = memory.available_bytes("cpu")
     if data > host:
         raise MemoryExhausted(
-            f"The run needs {data // memory.MB} MB for its input and output volumes, but {host // memory.MB} MB are available.",
+            f"The run needs {data // memory.MB} MB for its input and output volumes, but {host // memory.MB} MB "
+            "are available.",
             "Crop the volume or close other programs.",
         )
     if peak:
@@ -49,7 +50,9 @@ def _event(plan: Sequence[Stage], run: Run, seconds: Mapping[str, float], need: 
     rows = []
     for s in plan:
         known = s.items * s.calls * seconds[s.part] * samples if s.part in seconds else None
-        rows.append({"name": s.name, "items": s.items, "calls": s.calls, "part": s.part, "seconds": known and round(known, 2)})
+        rows.append(
+            {"name": s.name, "items": s.items, "calls": s.calls, "part": s.part, "seconds": known and round(known, 2)}
+        )
     network = sum(r["seconds"] or 0.0 for r in rows)
     return {
         "event": "plan",
@@ -86,7 +89,8 @@ def _one_call(run: Run, part: str, stage: Stage) -> tuple[float, int]:
 
 
 def _data_bytes(run: Run, inputs: Mapping[str, Item]) -> int:
-    """Outputs as float32 on the largest input grid, float64 mean and spread with several samples; inputs stay on disk."""
+    """Outputs as float32 on the largest input grid, float64 mean and spread with several samples; inputs stay on
+    disk."""
     voxels = max((int(np.prod(i.array.shape)) for i in inputs.values() if hasattr(i, "array")), default=0)
     outputs = sum(o.kind not in ("table", "text") for o in run.method.outputs if not o.when)
     return voxels * outputs * (4 + (16 if run.settings.samples > 1 else 0))

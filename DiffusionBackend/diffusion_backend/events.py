@@ -1,4 +1,5 @@
-"""How a run talks: JSON lines for a parent process, a bar with the remaining time for a person; errors become exit codes."""
+"""How a run talks: JSON lines for a parent process, a bar with the remaining time for a person; errors become exit
+codes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from .errors import Cancelled, EngineError, InputError
@@ -23,11 +25,9 @@ class JsonLines:
         self.lock = threading.Lock()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        with self.lock:
-            try:
-                print(json.dumps(event | self.always, ensure_ascii=True), file=self.stream, flush=True)
-            except BrokenPipeError:
-                pass  # the reader is gone; whether the run goes on is decided by --parent-pipe
+        # where the reader is gone, --parent-pipe decides whether the run goes on
+        with self.lock, suppress(BrokenPipeError):
+            print(json.dumps(event | self.always, ensure_ascii=True), file=self.stream, flush=True)
 
 
 class Bar:
@@ -86,7 +86,8 @@ def choose(mode: str) -> Callable[[dict[str, Any]], None]:
 
 
 def guarded(work: Callable[[], Any], report: Callable[[dict[str, Any]], None]) -> int:
-    """Do `work`; every error becomes one event and an exit code. The traceback of an internal error goes to standard error."""
+    """Do `work`; every error becomes one event and an exit code. The traceback of an internal error goes to standard
+    error."""
     try:
         work()
         return 0

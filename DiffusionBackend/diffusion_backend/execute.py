@@ -91,7 +91,8 @@ def execute(module: Any, request: Request, inputs: Mapping[str, Item], around: S
 def _repeat(module: Any, run: Run, inputs: Mapping[str, Item]) -> dict[str, Item]:
     """All samples; a method that drew no noise gives the same result each time and runs once."""
     samples = Samples(run.method)
-    for run.sample in range(run.settings.samples):
+    for sample in range(run.settings.samples):
+        run.sample = sample
         run.progress.begin_sample(run.sample)
         samples.add(module.run(run, inputs, run.p))
         if run.draws == 0:
@@ -105,7 +106,9 @@ def choose_device(asked: str) -> str:
     if asked == "auto":
         return next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there.get(asked):
-        raise InputError(f"The device '{asked}' isn't available here. Available: {', '.join(d for d in there if there[d])}.")
+        raise InputError(
+            f"The device '{asked}' isn't available here. Available: {', '.join(d for d in there if there[d])}."
+        )
     return asked
 
 
@@ -120,7 +123,9 @@ def _settings(request: Request) -> Settings:
             raise InputError(f"'{name}' is {value}, but it must be a whole number from {low} to {high}.")
     if request.threads:
         torch.set_num_threads(request.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # full float32, see architecture §4.3
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        False  # full float32, see architecture §4.3
+    )
     device, batch = choose_device(request.device), request.batch or BATCH
     return Settings(request.seed, request.samples, device, torch.get_num_threads(), batch)
 
@@ -138,10 +143,14 @@ def _check_inputs(method: Method, inputs: Mapping[str, Item]) -> None:
     known = [i.name for i in method.inputs]
     for name in inputs:
         if name not in known:
-            raise InputError(f"The method '{method.id}' has no input '{name}'{nearest(name, known)}. It has: {', '.join(known)}.")
+            raise InputError(
+                f"The method '{method.id}' has no input '{name}'{nearest(name, known)}. It has: {', '.join(known)}."
+            )
     for i in method.inputs:
         if i.required and i.name not in inputs:
-            raise InputError(f"The method '{method.id}' needs the input '{i.name}' ({i.kind}). Give it with --input {i.name}=PATH.")
+            raise InputError(
+                f"The method '{method.id}' needs the input '{i.name}' ({i.kind}). Give it with --input {i.name}=PATH."
+            )
 
 
 def _models(method: Method, asked: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +158,9 @@ def _models(method: Method, asked: Mapping[str, str]) -> dict[str, str]:
     for name in asked:
         if name not in slots:
             known = ", ".join(slots) or "none"
-            raise InputError(f"The method '{method.id}' has no model slot '{name}'{nearest(name, slots)}. It has: {known}.")
+            raise InputError(
+                f"The method '{method.id}' has no model slot '{name}'{nearest(name, slots)}. It has: {known}."
+            )
     return {s.name: asked.get(s.name, s.default) for s in method.models}
 
 
@@ -159,6 +170,7 @@ def _card(slot: ModelSlot, card: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted, found = getattr(slot, name), card.get(name, getattr(slot, name))
         if found != wanted:
             raise ModelError(
-                f"The model '{card.get('id')}' has {name} {found!r}, but the slot '{slot.name}' needs {wanted!r}. Choose another model."
+                f"The model '{card.get('id')}' has {name} {found!r}, but the slot '{slot.name}' needs "
+                f"{wanted!r}. Choose another model."
             )
     return card

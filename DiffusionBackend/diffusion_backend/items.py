@@ -1,6 +1,7 @@
 """The unit of work: slices, slabs, tiles, frames or the whole, how each is cut out and how results are put together.
 
-Each kind has the same four members, used by `Run.map` alone: `len()`, `keys` (identity of each item for the noise), `take(array,
+Each kind has the same four members, used by `Run.map` alone: `len()`, `keys` (identity of each item for the noise),
+`take(array,
 chosen)` -> tensor [B, ...], and `collector(piece)` -> an object with `add(chosen, pieces)` and `result()`.
 """
 
@@ -36,7 +37,8 @@ class Slices:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Overlapping boxes in the last axes of an array; the results are blended with weights that fall towards the edges."""
+    """Overlapping boxes in the last axes of an array; the results are blended with weights that fall towards the
+    edges."""
 
     shape: tuple[int, ...]
     size: tuple[int, ...]
@@ -60,7 +62,9 @@ class Boxes:
 
     def collector(self, piece: Tensor) -> Blended:
         lead = piece.shape[1 : piece.ndim - len(self.size)]
-        return Blended(self, torch.zeros((*lead, *self.shape), dtype=piece.dtype), torch.zeros(self.shape, dtype=piece.dtype))
+        return Blended(
+            self, torch.zeros((*lead, *self.shape), dtype=piece.dtype), torch.zeros(self.shape, dtype=piece.dtype)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""Job folder <-> run. A job is a folder with `job.json` and arrays; its result is the folder `result` inside, complete or absent.
+"""Job folder <-> run. A job is a folder with `job.json` and arrays; its result is the folder `result` inside,
+complete or absent.
 
-`job.json` (schema 1): method, parameters, preset, inputs (file, kind, unit, ijkToRAS ...), seed, samples, device, threads, batch, models.
-`result.json` (schema 1): outputs (file, kind, unit, display, ijkToRAS ...) and the record of the run (see `provenance`).
+`job.json` (schema 1): method, parameters, preset, inputs (file, kind, unit, ijkToRAS ...), seed, samples, device,
+threads, batch, models.
+`result.json` (schema 1): outputs (file, kind, unit, display, ijkToRAS ...) and the record of the run (see
+`provenance`).
 A file `cancel` in the job folder stops the run at the next step.
 """
 
@@ -40,7 +43,8 @@ def write_job(folder: Path, request: Request, inputs: Mapping[str, Item]) -> Non
 
 
 def read_job(folder: Path) -> tuple[Request, dict[str, Item]]:
-    """The request of a job folder and its inputs (memory-mapped). Raises InputError when it isn't a job of this schema."""
+    """The request of a job folder and its inputs (memory-mapped). Raises InputError when it isn't a job of this
+    schema."""
     try:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

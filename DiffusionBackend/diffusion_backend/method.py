@@ -1,6 +1,7 @@
 """What a method declares: identity, inputs, outputs, parameters, models, checks. Imports without torch.
 
-A method file holds `METHOD`, `plan(meta, p)` and `run(run, inputs, p)`; it imports torch and the physics inside `run`, so that
+A method file holds `METHOD`, `plan(meta, p)` and `run(run, inputs, p)`; it imports torch and the physics inside
+`run`, so that
 panel, console, `describe` and documentation read the declaration on a machine without torch.
 """
 
@@ -53,7 +54,13 @@ class Citation:
 
     def bibtex(self, key: str) -> str:
         """One BibTeX entry, for example for `key` = "a11"."""
-        fields = {"author": self.authors, "title": self.title, "journal": self.journal, "year": self.year, "doi": self.doi}
+        fields = {
+            "author": self.authors,
+            "title": self.title,
+            "journal": self.journal,
+            "year": self.year,
+            "doi": self.doi,
+        }
         lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
         return "\n".join([f"@article{{{key},", *lines, "}"])
 
@@ -73,7 +80,8 @@ class Input:
 class Output:
     """One output. `display` from DISPLAYS; `when` = "samples>1" for what only repeated samples give.
 
-    `of` names the output whose mean a repeated sampling returns; an output "std" with `of="corrected"` is made by the engine.
+    `of` names the output whose mean a repeated sampling returns; an output "std" with `of="corrected"` is made by
+    the engine.
     """
 
     name: str

@@ -12,7 +12,24 @@ from typing import Any
 from .errors import InputError
 
 PRESETS = ("quick", "standard", "published")
-UNITS = ("", "HU", "Gy", "mm", "1/mm", "deg", "%", "s", "ms", "MHz", "keV", "voxels", "pixels", "bins", "views", "slices")
+UNITS = (
+    "",
+    "HU",
+    "Gy",
+    "mm",
+    "1/mm",
+    "deg",
+    "%",
+    "s",
+    "ms",
+    "MHz",
+    "keV",
+    "voxels",
+    "pixels",
+    "bins",
+    "views",
+    "slices",
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,16 @@ class Boolean(Parameter):
     type = "boolean"
 
     def parse(self, value: Any) -> bool:
-        words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+        words = {
+            "true": True,
+            "yes": True,
+            "1": True,
+            "on": True,
+            "false": False,
+            "no": False,
+            "0": False,
+            "off": False,
+        }
         if isinstance(value, bool):
             return value
         if str(value).lower() not in words:
@@ -142,10 +168,13 @@ SLICE_NOISE = Choice(
 )
 
 
-def validate(parameters: Iterable[Parameter], given: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> SimpleNamespace:
+def validate(
+    parameters: Iterable[Parameter], given: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+) -> SimpleNamespace:
     """Defaults, then the preset's values, then the given ones, each in its range, as a namespace.
 
-    Raises InputError with the parameter's name, the value found and the range needed; an unknown name gets the nearest known one.
+    Raises InputError with the parameter's name, the value found and the range needed; an unknown name gets the
+    nearest known one.
     """
     known = {p.name: p for p in parameters}
     for name in given:
@@ -158,6 +187,6 @@ def validate(parameters: Iterable[Parameter], given: Mapping[str, Any], preset: 
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the known word closest to `word`, or an empty string."""
+    """ " (did you mean 'x'?)" for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""

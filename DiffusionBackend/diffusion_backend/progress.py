@@ -16,7 +16,8 @@ REPORT_SECONDS = 0.2
 class Progress:
     """Turns the steps of a method into progress events with the remaining time.
 
-    Remaining time = the rest of the open stage at its measured pace + the planned stages behind it (per-call seconds measured in an
+    Remaining time = the rest of the open stage at its measured pace + the planned stages behind it (per-call seconds
+    measured in an
     earlier sample, else from the calibration, else unknown and left out) + the samples to come.
     """
 

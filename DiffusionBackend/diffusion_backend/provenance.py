@@ -1,4 +1,5 @@
-"""What a result says about itself: method, models, parameters, versions, timings, domain. No names, paths or DICOM fields."""
+"""What a result says about itself: method, models, parameters, versions, timings, domain. No names, paths or DICOM
+fields."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def versions() -> dict[str, str]:
 
 
 def domain(cards: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Item]) -> tuple[str, str]:
-    """("ok", "") or ("outside", reason): the pixel size and value range that a model was trained on, against the volumes.
+    """("ok", "") or ("outside", reason): the pixel size and value range that a model was trained on, against the
+    volumes.
 
     A card's `domain` may hold `pixel_mm: [low, high]`, `range: [low, high]` and `anatomy` (told, not tested)."""
     for card in cards.values():
@@ -67,12 +69,17 @@ def domain(cards: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Item]) -
             low, high = known.get("pixel_mm", (0.0, np.inf))
             pixel = max(item.spacing[:2])
             if not low <= pixel <= high:
-                return "outside", f"'{name}' has pixels of {pixel:g} mm; the model '{card['id']}' was trained on {low:g} to {high:g} mm"
+                return (
+                    "outside",
+                    f"'{name}' has pixels of {pixel:g} mm; the model '{card['id']}' was trained on {low:g} to "
+                    f"{high:g} mm",
+                )
             low, high = known.get("range", (-np.inf, np.inf))
             darkest, brightest = facts(item)["range"]
             if darkest < low or brightest > high:
                 return "outside", (
-                    f"'{name}' has values from {darkest:g} to {brightest:g}; the model '{card['id']}' knows {low:g} to {high:g}"
+                    f"'{name}' has values from {darkest:g} to {brightest:g}; the model '{card['id']}' knows "
+                    f"{low:g} to {high:g}"
                 )
     return "ok", ""
 

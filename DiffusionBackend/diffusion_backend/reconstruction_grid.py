@@ -21,10 +21,13 @@ def field_of_view_mm(geometry: Geometry) -> float:
     return float(geometry.source_axis_mm or 0.0) * math.sin(float(min(abs(angles[0]), abs(angles[-1]))))
 
 
-def reconstruction_grid(measured: Grid, geometry: Geometry, size: int = 0, pixel_mm: float = 0.0) -> tuple[ImageGrid, PatientGeometry]:
+def reconstruction_grid(
+    measured: Grid, geometry: Geometry, size: int = 0, pixel_mm: float = 0.0
+) -> tuple[ImageGrid, PatientGeometry]:
     """Grid for `size` x `size` pixels; 0 takes what the projections say, else 256 pixels over the field of view.
 
-    Projections may carry `image: {"size", "pixel_mm"}` in their acquisition and the place of that volume in the patient. Otherwise
+    Projections may carry `image: {"size", "pixel_mm"}` in their acquisition and the place of that volume in the
+    patient. Otherwise
     the volume is centred on the rotation axis, row 0 anterior, first slice at 0, slices 1 mm apart.
     """
     hint = measured.acquisition.get("image") or {}

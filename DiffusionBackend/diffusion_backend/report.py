@@ -1,4 +1,5 @@
-"""After the run: `metrics.csv` against a reference and `preview.png`, made from the result alone. The method never sees the reference."""
+"""After the run: `metrics.csv` against a reference and `preview.png`, made from the result alone. The method never
+sees the reference."""
 
 from __future__ import annotations
 
@@ -19,15 +20,21 @@ WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 CHANGE_HU = (-200.0, 200.0)
 
 
-def metrics_rows(inputs: Mapping[str, Item], outputs: Mapping[str, Item], reference: Grid, metal_hu: float) -> list[dict[str, Any]]:
-    """One row per image and slice and a row "all" per image: inputs and outputs that lie on the reference's grid in its unit.
+def metrics_rows(
+    inputs: Mapping[str, Item], outputs: Mapping[str, Item], reference: Grid, metal_hu: float
+) -> list[dict[str, Any]]:
+    """One row per image and slice and a row "all" per image: inputs and outputs that lie on the reference's grid in
+    its unit.
 
-    Region: the body of the reference outside metal (above `metal_hu` in an input or the reference); for units other than HU everything.
+    Region: the body of the reference outside metal (above `metal_hu` in an input or the reference); for units other
+    than HU everything.
     """
     images = {n: i for n, i in {**inputs, **outputs}.items() if _comparable(i, reference) and n != "std"}
     if not any(n in outputs for n in images):
         shape = " × ".join(str(n) for n in reference.array.shape)
-        raise InputError(f"No output lies on the grid of the reference ({shape}). Give a reference of the same size as the result.")
+        raise InputError(
+            f"No output lies on the grid of the reference ({shape}). Give a reference of the same size as the result."
+        )
     rows = []
     regions = [_region(k, images, inputs, reference, metal_hu) for k in range(len(reference.array))]
     for name, item in images.items():
@@ -63,7 +70,9 @@ def _comparable(item: Item, reference: Grid) -> bool:
     return isinstance(item, Grid) and item.array.shape == reference.array.shape and item.unit == reference.unit
 
 
-def _region(k: int, images: Mapping[str, Any], inputs: Mapping[str, Item], reference: Grid, metal_hu: float) -> np.ndarray:
+def _region(
+    k: int, images: Mapping[str, Any], inputs: Mapping[str, Item], reference: Grid, metal_hu: float
+) -> np.ndarray:
     slice_ = np.asarray(reference.array[k])
     if reference.unit != "HU":
         return np.ones(slice_.shape, bool)
@@ -77,16 +86,29 @@ def _region(k: int, images: Mapping[str, Any], inputs: Mapping[str, Item], refer
 def _rows(name: str, array: np.ndarray, reference: np.ndarray, regions: list[np.ndarray]) -> list[dict[str, Any]]:
     rows, span = [], metrics.DATA_RANGE
     for k, region in enumerate(regions):
-        rows.append({"image": name, "slice": k, **metrics.compare(array[k], reference[k], region, span), "pixels": int(region.sum())})
+        rows.append(
+            {
+                "image": name,
+                "slice": k,
+                **metrics.compare(array[k], reference[k], region, span),
+                "pixels": int(region.sum()),
+            }
+        )
     weights = np.array([r["pixels"] for r in rows], float)
-    mean = {m: float(np.average([r[m] for r in rows if r["pixels"]], weights=weights[weights > 0])) for m in ("mae", "bias", "ssim")}
+    mean = {
+        m: float(np.average([r[m] for r in rows if r["pixels"]], weights=weights[weights > 0]))
+        for m in ("mae", "bias", "ssim")
+    }
     mse = float(np.average([r["rmse"] ** 2 for r in rows if r["pixels"]], weights=weights[weights > 0]))
     mean |= {"rmse": mse**0.5, "psnr_db": metrics.psnr(mse, span)}
     return [*rows, {"image": name, "slice": "all", **mean, "pixels": int(weights.sum())}]
 
 
-def _panels(inputs: Mapping[str, Item], outputs: Mapping[str, Item]) -> list[tuple[str, np.ndarray, tuple[float, float]]]:
-    shown = {n: i for n, i in {**inputs, **outputs}.items() if hasattr(i, "array") and i.array.ndim in (2, 3)}  # type: ignore[union-attr]
+def _panels(
+    inputs: Mapping[str, Item], outputs: Mapping[str, Item]
+) -> list[tuple[str, np.ndarray, tuple[float, float]]]:
+    # type: ignore[union-attr]
+    shown = {n: i for n, i in {**inputs, **outputs}.items() if hasattr(i, "array") and i.array.ndim in (2, 3)}
     first = next((i for n, i in outputs.items() if n in shown and isinstance(i, Grid)), None)
     before = next((i for n, i in inputs.items() if n in shown and first is not None and _comparable(i, first)), None)
     k = _most_changed(first, before)

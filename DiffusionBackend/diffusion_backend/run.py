@@ -1,4 +1,5 @@
-"""One run of a method: stages, models, noise, batches, clocks, progress, cancel. What `run(run, inputs, p)` of a method works with."""
+"""One run of a method: stages, models, noise, batches, clocks, progress, cancel. What `run(run, inputs, p)` of a
+method works with."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Settings:
 class Run:
     """State of one run.
 
-    load : model id -> denoiser, for `model()`. models : slot name -> model id. report : receives every event. cancelled : asked often.
+    load : model id -> denoiser, for `model()`. models : slot name -> model id. report : receives every event.
+    cancelled : asked often.
     keep : receives (stage, items, chosen, pieces) of every finished batch, for partial results.
     """
 
@@ -73,7 +75,8 @@ class Run:
     # ---- what a method calls ----
 
     def model(self, slot: str) -> Model:
-        """The model in `slot` as `denoise(x, sigma, cond) -> x0_hat`, loaded once; its calls are counted, timed, cancellable."""
+        """The model in `slot` as `denoise(x, sigma, cond) -> x0_hat`, loaded once; its calls are counted, timed,
+        cancellable."""
         if slot not in self._loaded:
             if self.load is None:
                 raise ValueError("This run has no model store.")
@@ -106,8 +109,10 @@ class Run:
         """Apply `f(batch, *tensors)` to batches of items and put the results together.
 
         arrays : numpy or tensors that hold all items; each batch gets [B, ...] on the device, in the array's own type.
-        f : returns a tensor [B, ...] or a dict of such. Returns a CPU tensor or a dict of them: stacked in item order (slices, frames),
-        blended (slabs, tiles) or as they are (whole). Batches are halved when memory runs out; a single item that doesn't fit raises
+        f : returns a tensor [B, ...] or a dict of such. Returns a CPU tensor or a dict of them: stacked in item
+        order (slices, frames),
+        blended (slabs, tiles) or as they are (whole). Batches are halved when memory runs out; a single item that
+        doesn't fit raises
         MemoryExhausted. Gradients are off inside unless `f` turns them on.
         """
         collected: dict[str, Any] = {}
@@ -159,7 +164,8 @@ class Run:
         if size == 1:
             free = memory.available_bytes(self.device) // memory.MB
             raise MemoryExhausted(
-                f"One item of the stage '{self._stage}' needs more memory than the {free} MB that are free on {self.device}.",
+                f"One item of the stage '{self._stage}' needs more memory than the {free} MB that are free on "
+                f"{self.device}.",
                 "Choose a smaller image size, crop the volume or close other programs.",
             )
         self.batch = max(size // 2, 1)
@@ -176,7 +182,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser whose calls are counted, timed and cancellable. `card` is the model's card, empty where it has none."""
+    """A denoiser whose calls are counted, timed and cancellable. `card` is the model's card, empty where it has
+    none."""
 
     run: Run
     denoise: Denoise
@@ -212,7 +219,8 @@ class Batch:
     def noise(self, step: int | str, shape: Sequence[int]) -> Tensor:
         """Standard normal noise [B, *shape], float32, on the device; `shape` is that of ONE item, without B.
 
-        Keyed by (seed, sample, stage, step, item), so that it is the same for every batch size, order and device. With shared slice
+        Keyed by (seed, sample, stage, step, item), so that it is the same for every batch size, order and device.
+        With shared slice
         noise (the default for slices; parameter `slice_noise`) all items get the same.
         """
         run = self.run
@@ -226,13 +234,15 @@ class Batch:
         return torch.stack(drawn).to(run.device)
 
     def progress(self, step: int, steps: int, preview: Tensor | None = None) -> None:
-        """Say that `step` of `steps` is done (step counts from 1); `preview` is the current estimate [B, ...]. May raise Cancelled."""
+        """Say that `step` of `steps` is done (step counts from 1); `preview` is the current estimate [B, ...]. May
+        raise Cancelled."""
         self.run.check()
         self.run.progress.step(step, steps, len(self), None if preview is None else preview[0])
 
 
 def keyed_noise(key: tuple[Any, ...], shape: Sequence[int]) -> Tensor:
-    """float32 standard normal numbers that depend on `key` and `shape` alone (Philox counter generator, Salmon et al. 2011)."""
+    """float32 standard normal numbers that depend on `key` and `shape` alone (Philox counter generator, Salmon et
+    al. 2011)."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))
     return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))

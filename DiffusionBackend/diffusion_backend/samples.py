@@ -1,4 +1,5 @@
-"""Repeated samples: the mean and the voxel-wise standard deviation (segmentation: majority and entropy) of every output."""
+"""Repeated samples: the mean and the voxel-wise standard deviation (segmentation: majority and entropy) of every
+output."""
 
 from __future__ import annotations
 

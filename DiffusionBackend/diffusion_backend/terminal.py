@@ -27,15 +27,21 @@ FORMATS = ("nrrd", "nii.gz", "mha", "seg.nrrd")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run` that don't name data."""
-    parser.add_argument("--reference", type=Path, metavar="PATH", help="truth, for metrics.csv; the method never sees it")
+    parser.add_argument(
+        "--reference", type=Path, metavar="PATH", help="truth, for metrics.csv; the method never sees it"
+    )
     parser.add_argument("--samples", type=int, default=1, help="repeats; 2 or more give mean and standard deviation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, help="CPU threads (default: as many as torch takes)")
     parser.add_argument("--batch", type=int, help="items at once (default 8, less where memory is short)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="a parameter of the method")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="a parameter of the method"
+    )
     parser.add_argument("--preset", default="standard", choices=("quick", "standard", "published"))
-    parser.add_argument("--model", action="append", default=[], metavar="SLOT=ID", help="a model for a slot of the method")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="SLOT=ID", help="a model for a slot of the method"
+    )
     parser.add_argument("--format", default="nrrd", choices=FORMATS, help="file format of output volumes")
     parser.add_argument("--progress", default="auto", choices=("auto", "bar", "json"))
 
@@ -50,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
-    """Files to a job folder, run it, result folder to files. Nothing appears in the output folder before all is complete."""
+    """Files to a job folder, run it, result folder to files. Nothing appears in the output folder before all is
+    complete."""
     start = time.perf_counter()
     method = methods.load(arguments.method).METHOD
     output: Path = arguments.output
@@ -101,7 +108,10 @@ def read_inputs(declared: tuple[Input, ...], given: list[str]) -> dict[str, Item
         name, equals, value = text.partition("=")
         if not equals or (name not in known and Path(text).exists()):
             if len(given) > 1:
-                raise InputError(f"Give --input NAME=PATH for each of several inputs; '{text}' has no name. Names: {', '.join(known)}.")
+                raise InputError(
+                    f"Give --input NAME=PATH for each of several inputs; '{text}' has no name. Names: "
+                    f"{', '.join(known)}."
+                )
             name, value = declared[0].name, text
         if name in named:
             raise InputError(f"The input '{name}' is given twice.")

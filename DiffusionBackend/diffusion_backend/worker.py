@@ -1,6 +1,7 @@
 """A warm process: reads paths of job folders from its standard input, one a line, and runs them one after the other.
 
-It keeps at most one model bundle loaded, ends after ten idle minutes, and stops at once (run included) when the pipe closes.
+It keeps at most one model bundle loaded, ends after ten idle minutes, and stops at once (run included) when the pipe
+closes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ POLL_SECONDS = 0.5  # a signal is noticed this late while idle
 
 
 def main(stdin: TextIO | None = None, stdout: TextIO | None = None, idle_seconds: float = IDLE_SECONDS) -> int:
-    """Serve until the pipe closes, a signal comes or nothing has come for `idle_seconds`. Returns 0, or 5 when a run was stopped."""
+    """Serve until the pipe closes, a signal comes or nothing has come for `idle_seconds`. Returns 0, or 5 when a run
+    was stopped."""
     stop = Stop()
     stop.on_signals()
     paths: queue.Queue[str] = queue.Queue()

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusion_backend.diffusion.schedules import DiscreteVP, linear_vp, section_indices
-from diffusion_backend.methods.a11_dudodp import Measurement, dual_domain_loop
 from torch import Tensor
 from torch.nn import functional as F
+
+from diffusion_backend.diffusion.schedules import DiscreteVP, linear_vp, section_indices
+from diffusion_backend.methods.a11_dudodp import Measurement, dual_domain_loop
 
 PUBLISHED_DELTA_PERIOD = 100
 PUBLISHED_LEVEL = 4.0  # upper limit of known line integrals, and height of the projected trace

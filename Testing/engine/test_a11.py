@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, golden_files
+from published_a11 import Archive, run_published
+
 from diffusion_backend import models
 from diffusion_backend.methods.a11_dudodp import hu_prior
-from published_a11 import Archive, run_published
 
 TOLERANCE, MASK_TOLERANCE = 2e-5, 1e-6
 

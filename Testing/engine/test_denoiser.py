@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_files
+from exact_priors import Gaussian
+
 from diffusion_backend.diffusion import denoiser as d
 from diffusion_backend.diffusion.schedules import cosine_vp, linear_vp, section_indices
 from diffusion_backend.networks.dudodp import DuDoDpNet, configuration
-from exact_priors import Gaussian
 
 PRIOR = Gaussian()
 FULL = linear_vp()

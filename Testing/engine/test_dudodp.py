@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_files
+
 from diffusion_backend.networks.dudodp import (
     DuDoDpConfig,
     DuDoDpNet,

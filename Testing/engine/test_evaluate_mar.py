@@ -16,7 +16,8 @@ from diffusion_backend.evaluate import mar
 @pytest.fixture
 def patients(tmp_path):
     """A folder like the real one: two phantoms of 128 pixels as held-out patients."""
-    hu = np.concatenate([phantom(region, seed=0, size=128).hu for region in ("pelvis", "abdomen")]).round().astype(np.int16)
+    slices = [phantom(region, seed=0, size=128).hu for region in ("pelvis", "abdomen")]
+    hu = np.concatenate(slices).round().astype(np.int16)
     folder = tmp_path / "data" / "ct-tcia-slices"
     folder.mkdir(parents=True)
     named = {"patient": np.array(["pA", "pB"]), "pixel_mm": np.full(2, 3.0, np.float32), "slice_mm": np.full(2, 3.0)}

@@ -1,4 +1,5 @@
-"""A11, LI and NMAR as the product runs them: oracle, exactness, geometry, slices, seeds; with stand-ins for the prior."""
+"""A11, LI and NMAR as the product runs them: oracle, exactness, geometry, slices, seeds; with stand-ins for the
+prior."""
 
 from __future__ import annotations
 
@@ -261,11 +262,10 @@ def test_oracle_of_the_product_reaches_the_note_on_the_syndeeplesion_sample(real
     truth = torch.from_numpy(case["hu"])
     spacing = (0.369231, 0.369231, 1.0)
     geometry: Geometry = virtual_geometry(ImageGrid(416, 416, 0.369231))
-    inputs = {
-        "sinogram": projections(case["y"].numpy(), geometry.to_dict()),
-        "metal": Segmentation(case["mask"][None].astype(np.uint8), grid(case["ma"][None], spacing).geometry, {"metal": 1}),
-    }
-    result = run("a11", grid(case["ma"][None], spacing), prior=lambda x, s, c=None: truth.expand_as(x), inputs=inputs,
+    ct = grid(case["ma"][None], spacing)
+    metal = Segmentation(case["mask"][None].astype(np.uint8), ct.geometry, {"metal": 1})
+    inputs = {"sinogram": projections(case["y"].numpy(), geometry.to_dict()), "metal": metal}
+    result = run("a11", ct, prior=lambda x, s, c=None: truth.expand_as(x), inputs=inputs,
                  steps=5, image_size=512, trace_fill="replaced")  # fmt: skip
     error = out(result)[0] - case["hu"]
     distance = ndimage.distance_transform_edt(~case["mask"])

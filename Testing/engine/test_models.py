@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_files
+from safetensors.torch import save_file
+
 from diffusion_backend import models
 from diffusion_backend.diffusion.denoiser import EDM
 from diffusion_backend.diffusion.schedules import linear_vp
 from diffusion_backend.errors import InputError, ModelError
 from diffusion_backend.networks.dudodp import DuDoDpConfig, DuDoDpNet
 from diffusion_backend.networks.unet import UNet
-from safetensors.torch import save_file
 
 SMALL = {"dims": 2, "in_channels": 1, "out_channels": 1, "width": 8, "multipliers": (1, 2), "blocks": 1}
 

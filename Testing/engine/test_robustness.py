@@ -194,7 +194,8 @@ def test_missing_and_damaged_weights_have_their_own_exit_code(capsys, tmp_path, 
 
 def test_nmar_prior_needs_no_weights(capsys, tmp_path):
     source = head.write(tmp_path / "h.nrrd", head.hu())
-    code, events = run(capsys, "a11", source, output=tmp_path / "out", more=("--set", "prior=nmar", "--model", "prior=nobody"))
+    more = ("--set", "prior=nmar", "--model", "prior=nobody")
+    code, events = run(capsys, "a11", source, output=tmp_path / "out", more=more)
     assert code == 0, events
     assert json.loads((tmp_path / "out" / "result.json").read_text())["evaluations"] == 0
 
@@ -220,15 +221,16 @@ def test_output_that_is_a_file_is_refused_and_kept(capsys, tmp_path):
 def engine(*arguments, **more):
     """The engine as a child process with its own process group."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "diffusion_backend", *map(str, arguments)], text=True, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, **more)  # fmt: skip
+    command = [sys.executable, "-m", "diffusion_backend", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes, **more)
 
 
 def long_run(folder, **more):
     """A run that would take minutes, waited for until it samples."""
     source = head.write(folder / "h.nrrd", head.hu(slices=1, size=128))
-    child = engine("run", "a11", "--input", source, "--output", folder / "out", "--set", "steps=1000", "--progress", "json",
-                   "--threads", "1", *more.pop("options", ()), **more)  # fmt: skip
+    options = ("--set", "steps=1000", "--progress", "json", "--threads", "1", *more.pop("options", ()))
+    child = engine("run", "a11", "--input", source, "--output", folder / "out", *options, **more)
     for line in child.stdout:
         if json.loads(line)["event"] == "progress" and json.loads(line)["step"] > 0:
             return child

@@ -63,7 +63,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, str | float]]) -> str:
 
 
 def renew_tables(page: Path) -> None:
-    """Replace what stands between `<!-- table FILE.csv -->` and `<!-- end of table -->` in a Markdown page by that file.
+    """Replace what stands between `<!-- table FILE.csv -->` and `<!-- end of table -->` in a Markdown page by that
+    file.
 
     FILE is relative to the page's folder, so that every figure on the page is one of a stored table."""
 

@@ -1,4 +1,5 @@
-"""Items to and from a job or result folder: `.npy` in the array's own type plus a JSON description; read memory-mapped."""
+"""Items to and from a job or result folder: `.npy` in the array's own type plus a JSON description; read
+memory-mapped."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ _DISK = {
 
 @contextmanager
 def temporary(parent: Path, prefix: str) -> Iterator[Path]:
-    """A folder in `parent` that is gone afterwards, whatever happens. `parent` is made when missing, and gone again if left empty."""
+    """A folder in `parent` that is gone afterwards, whatever happens. `parent` is made when missing, and gone again
+    if left empty."""
     with disk_errors(parent):
         made = [p for p in (parent, *parent.parents) if not p.exists()]
         parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,8 @@ def temporary(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def complete(final: Path) -> Iterator[Path]:
-    """A folder to fill, which gets the name `final` when the block ends without an error; an older `final` is replaced."""
+    """A folder to fill, which gets the name `final` when the block ends without an error; an older `final` is
+    replaced."""
     with temporary(final.parent, f".{final.name}-") as work:
         fresh = work / "new"
         fresh.mkdir()
@@ -77,5 +79,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno not in _DISK:
             raise
         raise DiskError(
-            f"The disk or folder of '{folder}' {_DISK[error.errno]}; nothing was written.", "Free space or choose another folder."
+            f"The disk or folder of '{folder}' {_DISK[error.errno]}; nothing was written.",
+            "Free space or choose another folder.",
         ) from error

@@ -1,7 +1,9 @@
-"""Volumes from and to files: NRRD, NIfTI, MHA and DICOM folders through SimpleITK, the geometry exactly as the file has it.
+"""Volumes from and to files: NRRD, NIfTI, MHA and DICOM folders through SimpleITK, the geometry exactly as the file
+has it.
 
 ITK and DICOM speak of LPS millimetres, Slicer of RAS: `PatientGeometry` holds both. Arrays are (k, j, i[, component]).
-Two-dimensional images become volumes of one slice. Nothing that identifies a patient is read from DICOM headers or kept.
+Two-dimensional images become volumes of one slice. Nothing that identifies a patient is read from DICOM headers or
+kept.
 """
 
 from __future__ import annotations
@@ -42,11 +44,15 @@ def read_image(path: Path) -> sitk.Image:
         image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1]
-        raise InputError(f"'{path.name}' can't be read as an image ({reason}). Give NRRD, NIfTI, MHA or a DICOM folder.") from None
+        raise InputError(
+            f"'{path.name}' can't be read as an image ({reason}). Give NRRD, NIfTI, MHA or a DICOM folder."
+        ) from None
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     if image.GetDimension() != 3:
-        raise InputError(f"'{path.name}' has {image.GetDimension()} dimensions, but a volume has three. Extract one volume first.")
+        raise InputError(
+            f"'{path.name}' has {image.GetDimension()} dimensions, but a volume has three. Extract one volume first."
+        )
     return image
 
 
@@ -68,7 +74,9 @@ def write_item(item: Grid | Segmentation, path: Path) -> None:
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError:
-        raise DiskError(f"'{path.name}' can't be written into '{path.parent}'.", "Check free space and permissions.") from None
+        raise DiskError(
+            f"'{path.name}' can't be written into '{path.parent}'.", "Check free space and permissions."
+        ) from None
 
 
 def _array(image: sitk.Image) -> np.ndarray:
@@ -97,7 +105,10 @@ def _read_dicom(folder: Path) -> sitk.Image:
         raise InputError(f"The folder '{folder.name}' holds no DICOM images.")
     if len(series) > 1:
         counts = ", ".join(str(len(files)) for files in series)
-        raise InputError(f"The folder '{folder.name}' holds {len(series)} DICOM series ({counts} images). Give a folder with one series.")
+        raise InputError(
+            f"The folder '{folder.name}' holds {len(series)} DICOM series ({counts} images). Give a folder with "
+            "one series."
+        )
     files = series[0]
     if len(files) > 1:
         _check_positions(folder, files)
@@ -116,7 +127,8 @@ def _series(folder: Path) -> tuple[str, ...]:
 
 
 def _check_positions(folder: Path, files: tuple[str, ...]) -> None:
-    """Slices must lie at equal distances along their common normal; ITK only warns about gaps and shears tilted scans."""
+    """Slices must lie at equal distances along their common normal; ITK only warns about gaps and shears tilted
+    scans."""
     reader = sitk.ImageFileReader()
     origins, normals = [], []
     for name in files:
@@ -127,7 +139,10 @@ def _check_positions(folder: Path, files: tuple[str, ...]) -> None:
     steps, normal = np.diff(np.asarray(origins), axis=0), normals[0]
     along = steps @ normal
     if np.abs(np.asarray(normals) - normal).max() > 1e-3 or np.abs(steps - along[:, None] * normal).max() > 0.1:
-        raise InputError(f"The slices of '{folder.name}' are tilted or turned against each other. Resample the scan to a straight grid.")
+        raise InputError(
+            f"The slices of '{folder.name}' are tilted or turned against each other. Resample the scan to a "
+            "straight grid."
+        )
     distance = np.median(along)
     worst = int(np.abs(along - distance).argmax())
     if abs(along[worst] - distance) > max(GAP_MM, 1e-2 * abs(distance)):

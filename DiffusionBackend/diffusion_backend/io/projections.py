@@ -1,7 +1,10 @@
-"""Projections from and to files: `.npz` with `sinogram` and `geometry`, or `.nrrd` with a `.json` of the geometry beside.
+"""Projections from and to files: `.npz` with `sinogram` and `geometry`, or `.nrrd` with a `.json` of the geometry
+beside.
 
-sinogram : (view, bin) or (slice, view, bin), line integrals. geometry : JSON with type, angles_deg, bins, bin_mm, offset_mm and, for fan
-beams, source_axis_mm and source_detector_mm (see `physics.ct.Geometry`). The `.npz` may hold `ijkToRAS` of the volume to reconstruct.
+sinogram : (view, bin) or (slice, view, bin), line integrals. geometry : JSON with type, angles_deg, bins, bin_mm,
+offset_mm and, for fan
+beams, source_axis_mm and source_detector_mm (see `physics.ct.Geometry`). The `.npz` may hold `ijkToRAS` of the
+volume to reconstruct.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ def _read_npz(path: Path) -> tuple[np.ndarray, str, PatientGeometry | None]:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in ("sinogram", "geometry") if name not in archive]
             if missing:
-                raise InputError(f"'{path.name}' lacks the array '{missing[0]}'; it has: {', '.join(archive.files) or 'none'}.")
+                raise InputError(
+                    f"'{path.name}' lacks the array '{missing[0]}'; it has: {', '.join(archive.files) or 'none'}."
+                )
             matrix = PatientGeometry.from_ijk_to_ras(archive["ijkToRAS"]) if "ijkToRAS" in archive else None
             return archive["sinogram"], str(archive["geometry"]), matrix
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -61,7 +66,8 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, str, PatientGeometry | None]:
 def _checked(array: np.ndarray, path: Path) -> np.ndarray:
     if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(
-            f"The sinogram in '{path.name}' has {array.ndim} axes of type {array.dtype}, but (view, bin) or (slice, view, bin) numbers are needed."
+            f"The sinogram in '{path.name}' has {array.ndim} axes of type {array.dtype}, but (view, bin) or "
+            "(slice, view, bin) numbers are needed."
         )
     return array
 

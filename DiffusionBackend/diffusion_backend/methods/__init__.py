@@ -20,7 +20,9 @@ MODULES = {
 def load(method_id: str) -> ModuleType:
     """The module of a method, with `METHOD`, `plan` and `run`."""
     if method_id not in MODULES:
-        raise InputError(f"There is no method '{method_id}'{nearest(method_id, MODULES)}. Known are: {', '.join(MODULES)}.")
+        raise InputError(
+            f"There is no method '{method_id}'{nearest(method_id, MODULES)}. Known are: {', '.join(MODULES)}."
+        )
     return importlib.import_module(f"{__name__}.{MODULES[method_id]}")
 
 

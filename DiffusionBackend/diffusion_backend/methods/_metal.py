@@ -1,6 +1,7 @@
 """What the metal methods (A11, NMAR, LI) share: inputs, choice of slices, grids, measurement, metal put back, outputs.
 
-A method gives a function of slices in HU on a grid of square pixels, their line integrals and the metal's shadow; what it
+A method gives a function of slices in HU on a grid of square pixels, their line integrals and the metal's shadow;
+what it
 returns is brought back to the voxels of the volume. In image-only mode slices without metal are copied bit for bit;
 with projections every slice is reconstructed from them. Declarations are read without torch, which is imported late.
 """
@@ -175,7 +176,8 @@ class Case:
 
 
 def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
-    """Check what the declared checks can't, find the metal and choose the slices. InputError before any network call."""
+    """Check what the declared checks can't, find the metal and choose the slices. InputError before any network
+    call."""
     from ..physics.metal import virtual_geometry
     from ..physics.plane import Plane, Scanner
 
@@ -192,7 +194,8 @@ def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
         sinogram, geometry = _measured(inputs["sinogram"], hu, axis)
         wanted = np.ones(len(hu), bool)
     if p.first_slice > min(p.last_slice, len(hu) - 1):
-        raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the slices 0 "
+        raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the "
+        "slices 0 "
                          f"to {len(hu) - 1}.")
     chosen = tuple(int(k) for k in np.flatnonzero(wanted) if p.first_slice <= k <= p.last_slice)
     scanner = Scanner(geometry, plane.grid, run.device, p.trace_dilation)

@@ -41,12 +41,13 @@ METHOD = Method(
         Integer("steps", 20, low=5, high=TRAINED_STEPS, help="Reverse steps, one network call each; 100 as published."),
         *_metal.parameters(views=640, bins=641),
         Integer("image_size", 256, unit="pixels", low=64, high=1024, level="advanced",
-                help="Slices with longer sides are averaged to at most this for the network; the result keeps its grid."),
+                help="Slices with longer sides are averaged to at most this for the network; the result keeps "
+                "its grid."),
         Choice("trace_fill", "normalised", choices=("normalised", "replaced"), level="advanced",
                help="How the prior fills the shadow: scaled to the data at its edges, or as it is (published)."),
         Choice("prior", "network", choices=("network", "nmar"), level="advanced",
                help="The trained prior, or the NMAR prior image where no weights are at hand."),
-        Real("a", 0.4, low=0, high=1, level="advanced", help="Weight of the prior in the image at the end of sampling."),
+        Real("a", 0.4, low=0, high=1, level="advanced", help="Weight of the prior in the image at the end."),
         Real("n", 4.0, low=0, high=10, level="advanced", help="Decay of that weight during sampling."),
         Real("delta_y", 0.8, low=0, high=1, level="advanced",
              help="Weight of the prior in the branch of the uncorrected image."),
@@ -158,8 +159,10 @@ class Measurement:
     """What was measured and the two operators between the domains, in units of the published loop.
 
     sinogram [B, 1, V, D]: line integrals; trace: bool, the same shape, True where metal was hit;
-    project: mu in 1/cm [B, 1, H, W] -> line integrals; reconstruct: line integrals -> mu in 1/cm (filtered backprojection);
-    level: upper limit of known line integrals, 4 for a field of view of 15.36 cm, proportional to it (note section 2.7);
+    project: mu in 1/cm [B, 1, H, W] -> line integrals; reconstruct: line integrals -> mu in 1/cm (filtered
+    backprojection);
+    level: upper limit of known line integrals, 4 for a field of view of 15.36 cm, proportional to it (note section
+    2.7);
     normalised: the prior's projection is scaled to the data at the edges of the shadow (as NMAR does) before it fills
     it, so that a bias of the prior leaves no step there; the published loop takes it as it is."""
 
@@ -176,7 +179,8 @@ class Measurement:
         return self.sinogram.clamp(0, self.level)
 
     def spread(self) -> Tensor:
-        """Where the shadow matters in the image: reconstruction of `level` over the trace, before weight and clipping."""
+        """Where the shadow matters in the image: reconstruction of `level` over the trace, before weight and
+        clipping."""
         return self.reconstruct(self.level * self.trace.to(self.sinogram.dtype))
 
     def filled(self, mu: Tensor) -> Tensor:
@@ -206,7 +210,8 @@ def dual_domain_loop(
     predict(x_i, i): estimate of the clean image at step i (clipped to [-1, 1] here); noise(i): standard normal image,
     i = T for the start and i for going from step i to i - 1. a: weight of the prior in the image domain at the end of
     sampling; n: decay of that weight; delta_y: weight in the branch of the uncorrected image. delta_period: number of
-    steps over which delta decays; default T (published code: 100 whatever T is). Returns the corrected image [B, 1, H, W]."""
+    steps over which delta decays; default T (published code: 100 whatever T is). Returns the corrected image [B, 1,
+    H, W]."""
     period = delta_period or schedule.steps
     uncorrected = 2 * data.reconstruct(data.sinogram) - 1
     spread = data.spread()  # linear: one backprojection serves all steps

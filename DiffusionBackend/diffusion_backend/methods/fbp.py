@@ -14,14 +14,37 @@ METHOD = Method(
     module="reconstruction",
     task="reconstruction from projections",
     state="works",
-    summary="Reconstructs a CT volume from projections with the exact band-limited ramp filter; the baseline of the other methods.",
-    citation=Citation("Kak, A. C. and Slaney, M.", "Principles of Computerized Tomographic Imaging", "IEEE Press", 1988),
-    inputs=(Input("projections", kind="projections", help="Line integrals with their geometry: parallel, fan arc or fan flat."),),
+    summary="Reconstructs a CT volume from projections with the exact band-limited ramp filter; the baseline "
+    "of the other methods.",
+    citation=Citation(
+        "Kak, A. C. and Slaney, M.", "Principles of Computerized Tomographic Imaging", "IEEE Press", 1988
+    ),
+    inputs=(
+        Input(
+            "projections", kind="projections", help="Line integrals with their geometry: parallel, fan arc or fan flat."
+        ),
+    ),
     outputs=(Output("volume", kind="volume", unit="HU", help="Reconstructed volume."),),
     parameters=(
-        Integer("size", 0, unit="pixels", low=0, high=2048, help="Rows and columns of the slices; 0 takes what the projections say, else 256."),
-        Real("pixel", 0.0, unit="mm", low=0, high=20, help="Pixel size; 0 takes what the projections say, else fills the field of view."),
-        Choice("window", "ramp", choices=("ramp", "hann"), help="Ramp keeps all detail; Hann is smoother and less noisy."),
+        Integer(
+            "size",
+            0,
+            unit="pixels",
+            low=0,
+            high=2048,
+            help="Rows and columns of the slices; 0 takes what the projections say, else 256.",
+        ),
+        Real(
+            "pixel",
+            0.0,
+            unit="mm",
+            low=0,
+            high=20,
+            help="Pixel size; 0 takes what the projections say, else fills the field of view.",
+        ),
+        Choice(
+            "window", "ramp", choices=("ramp", "hann"), help="Ramp keeps all detail; Hann is smoother and less noisy."
+        ),
     ),
     requires=(Check("min_views", input="projections", low=3),),
 )

@@ -19,7 +19,8 @@ METHOD = Method(
     module="reconstruction",
     task="metal artefact reduction",
     state="works",
-    summary="Replaces the metal's shadow in every view by a straight line between its edges; robust, but blurs bone near the metal.",
+    summary="Replaces the metal's shadow in every view by a straight line between its edges; robust, but blurs "
+    "bone near the metal.",
     citation=Citation(
         "Kalender, W. A. and Hebel, R. and Ebersberger, J.",
         "Reduction of CT artifacts caused by metallic implants",

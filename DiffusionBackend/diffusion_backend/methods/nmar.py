@@ -19,7 +19,8 @@ METHOD = Method(
     module="reconstruction",
     task="metal artefact reduction",
     state="works",
-    summary="Interpolates across the metal's shadow after dividing by the projection of a segmented prior image; keeps bone better than LI.",
+    summary="Interpolates across the metal's shadow after dividing by the projection of a segmented prior "
+    "image; keeps bone better than LI.",
     citation=Citation(
         "Meyer, E. and Raupach, R. and Lell, M. and Schmidt, B. and Kachelriess, M.",
         "Normalized metal artifact reduction (NMAR) in computed tomography",

@@ -1,4 +1,5 @@
-"""Image metrics in HU: RMSE, MAE, bias, PSNR, SSIM inside the body and outside metal. Fixed scales, never the image's own range."""
+"""Image metrics in HU: RMSE, MAE, bias, PSNR, SSIM inside the body and outside metal. Fixed scales, never the
+image's own range."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def body_mask(reference: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
 
 
-def compare(image: np.ndarray, reference: np.ndarray, region: np.ndarray, data_range: float = DATA_RANGE) -> dict[str, float]:
+def compare(
+    image: np.ndarray, reference: np.ndarray, region: np.ndarray, data_range: float = DATA_RANGE
+) -> dict[str, float]:
     """RMSE, MAE, bias (image - reference), PSNR and SSIM of one slice [H, W] inside `region` (bool [H, W]).
 
     Errors in the unit of the image; PSNR in dB with `data_range`. An empty region gives NaN.
@@ -48,7 +51,8 @@ def psnr(mse: float, data_range: float = DATA_RANGE) -> float:
 
 
 def ssim_map(image: np.ndarray, reference: np.ndarray, data_range: float = DATA_RANGE) -> np.ndarray:
-    """Structural similarity of each pixel (Wang et al. 2004, eq. 13), 7 x 7 uniform window, unbiased covariances. float64 [H, W].
+    """Structural similarity of each pixel (Wang et al. 2004, eq. 13), 7 x 7 uniform window, unbiased covariances.
+    float64 [H, W].
 
     HU are clipped to [-data_range/2, data_range/2] first, as the protocol asks.
     """

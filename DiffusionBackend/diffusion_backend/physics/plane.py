@@ -1,6 +1,7 @@
 """Slices of a volume on a grid of square pixels, and the scanner that measures them.
 
-Slices in HU as stored [B, H, W] may have oblong pixels; physics needs square ones, centred on the rotation axis. A network
+Slices in HU as stored [B, H, W] may have oblong pixels; physics needs square ones, centred on the rotation axis. A
+network
 may need a coarser grid: pixels are then averaged in squares of `factor` pixels.
 """
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .ct import Geometry, ImageGrid, Projector, projector
-from .metal import field_scale, metal_trace
 from .fbp import fbp
+from .metal import field_scale, metal_trace
 
 PUBLISHED_LEVEL = 4.0  # upper limit of line integrals in a field of view of 15.36 cm
 ISOTROPIC = 1e-3  # relative difference of pixel sides that still counts as square
@@ -24,7 +25,8 @@ ISOTROPIC = 1e-3  # relative difference of pixel sides that still counts as squa
 class Plane:
     """Slices as stored, and the grid of square pixels on which the physics runs: the same unless pixels are oblong.
 
-    shape : rows and columns as stored; spacing : row and column pitch in mm; grid : square pixels of the smaller pitch."""
+    shape : rows and columns as stored; spacing : row and column pitch in mm; grid : square pixels of the smaller
+    pitch."""
 
     shape: tuple[int, int]
     spacing: tuple[float, float]

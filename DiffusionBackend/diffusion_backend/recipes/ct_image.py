@@ -129,8 +129,7 @@ class CtImage:
             "sigma_range": list(SIGMA_HU),
             "normalisation": {"offset": OFFSET_HU, "scale": SCALE_HU, "sigma_data": SIGMA_DATA},
             "network": {"architecture": "UNet", "parametrisation": "EDM", **NETWORK},
-            "domain": {"anatomy": "axial CT: chest, abdomen, neck, head, pelvis", "pixel_mm": [0.7, 3.2],
-                       "range_hu": [-1000, 3071]},
+            "domain": {"anatomy": "axial CT: chest, abdomen, neck, head, pelvis", "pixel_mm": [0.4, 4.0]},
             "licence": "CC BY 4.0",
             "attribution": "Trained on images of The Cancer Imaging Archive (17 collections, CC BY 3.0 and 4.0; "
             "Clark et al., J. Digit. Imaging 26, 2013) and a head CT of Aliza Medical Imaging (BSD-2-Clause).",

@@ -2,7 +2,8 @@
 
     simulate(inputs, p, seed) -> {file name: Grid or Segmentation}      # "projections.npz", "reference.nrrd", ...
 
-`run_task` reads the inputs, checks the parameters and writes the files together with `simulation.json` (task, parameters, seed).
+`run_task` reads the inputs, checks the parameters and writes the files together with `simulation.json` (task,
+parameters, seed).
 """
 
 from __future__ import annotations

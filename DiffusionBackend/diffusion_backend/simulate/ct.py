@@ -1,6 +1,7 @@
 """Sparse-view and limited-angle projections of a CT volume, with the reference to compare with. No inverse crime.
 
-Geometry P1 of the evaluation protocol (fan beam, flat detector); the object is projected on its own fine grid, the reference is the
+Geometry P1 of the evaluation protocol (fan beam, flat detector); the object is projected on its own fine grid, the
+reference is the
 mean of `binning` x `binning` pixels, and everything outside the inscribed circle is air in both.
 """
 
@@ -16,7 +17,14 @@ from ..params import Boolean, Integer, Parameter, Real
 INPUTS = (Input("ct", kind="volume", unit="HU", help="CT volume with square slices."),)
 PARAMETERS: tuple[Parameter, ...] = (
     Integer("views", 60, unit="views", low=3, high=4000, help="Number of views, equally spaced."),
-    Real("range_deg", 360.0, unit="deg", low=1, high=360, help="Angle that the views cover; below 360 both ends are measured."),
+    Real(
+        "range_deg",
+        360.0,
+        unit="deg",
+        low=1,
+        high=360,
+        help="Angle that the views cover; below 360 both ends are measured.",
+    ),
     Real("start_deg", 0.0, unit="deg", low=-360, high=360, help="Angle of the first view, counter-clockwise."),
     Real("photons", 1e5, low=0, high=1e9, help="Photons per ray without object; 0 leaves the noise out."),
     Integer("bins", 512, unit="bins", low=16, high=4096, help="Detector pixels."),
@@ -60,7 +68,8 @@ def simulate(inputs: Mapping[str, Item], p: Any, seed: int) -> dict[str, Item]:
 
 
 def measure(line_integrals: Any, photons: float, key: tuple[int, ...]) -> Any:
-    """Poisson counts of I0 exp(-p), back to line integrals ln(I0 / max(counts, 1)) (protocol, section 3); keyed, float32."""
+    """Poisson counts of I0 exp(-p), back to line integrals ln(I0 / max(counts, 1)) (protocol, section 3); keyed,
+    float32."""
     import numpy as np
     import torch
 
@@ -83,7 +92,8 @@ def _grids(ct: Grid, binning: int) -> tuple[Any, int, Any]:
     x, y, z = ct.spacing
     if rows != columns or abs(x - y) > 1e-3 * x:
         raise InputError(
-            f"The input 'ct' has slices of {rows} × {columns} pixels of {x:g} × {y:g} mm, but square slices with square pixels "
+            f"The input 'ct' has slices of {rows} × {columns} pixels of {x:g} × {y:g} mm, but square slices "
+            "with square pixels "
             "are needed. Crop or resample it first."
         )
     size = rows // binning
