@@ -60,7 +60,7 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    from . import terminal
+    from . import options
 
     parser.add_argument("method", help="id of the method, for example a11")
     parser.add_argument(
@@ -69,7 +69,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when standard input closes")
     parser.add_argument("--plan", action="store_true", help="print time and memory, then stop")
-    terminal.add_arguments(parser)
+    options.add_arguments(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def _worker(arguments: argparse.Namespace) -> int:
 
 
 def _batch_arguments(parser: argparse.ArgumentParser) -> None:
-    from . import terminal
+    from . import options
 
     parser.add_argument(
         "list", type=Path, metavar="LIST.csv", help="columns id and input names, one row a study; reference for metrics"
@@ -90,7 +90,7 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=1, help="studies at once")
     parser.add_argument("--scheduler", metavar="tcp://…", help="an existing Dask cluster")
-    terminal.add_arguments(parser)
+    options.add_arguments(parser)
 
 
 def _batch(arguments: argparse.Namespace) -> int:

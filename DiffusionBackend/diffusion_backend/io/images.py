@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from ..data import Grid, PatientGeometry, Segmentation, volume
 from ..errors import DiskError, InputError
 
-FORMATS = ("nrrd", "nii.gz", "nii", "mha", "mhd", "seg.nrrd")
 GAP_MM = 0.01  # distances of DICOM slices may differ by this much (rounding of positions in the header)
 
 
