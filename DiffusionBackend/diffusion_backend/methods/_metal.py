@@ -1,9 +1,8 @@
 """What the metal methods (A11, NMAR, LI) share: inputs, choice of slices, grids, measurement, metal put back, outputs.
 
 A method gives a function of slices in HU on a grid of square pixels, their line integrals and the metal's shadow;
-what it
-returns is brought back to the voxels of the volume. In image-only mode slices without metal are copied bit for bit;
-with projections every slice is reconstructed from them. Declarations are read without torch, which is imported late.
+what it returns is brought back to the voxels of the volume. In image-only mode slices without metal are copied bit for
+bit; with projections every slice is reconstructed from them. Declarations are read without torch, imported late.
 """
 
 from __future__ import annotations
@@ -195,8 +194,7 @@ def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
         wanted = np.ones(len(hu), bool)
     if p.first_slice > min(p.last_slice, len(hu) - 1):
         raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the "
-        "slices 0 "
-                         f"to {len(hu) - 1}.")
+                         f"slices 0 to {len(hu) - 1}.", "Choose first_slice and last_slice within the volume.")
     chosen = tuple(int(k) for k in np.flatnonzero(wanted) if p.first_slice <= k <= p.last_slice)
     scanner = Scanner(geometry, plane.grid, run.device, p.trace_dilation)
     case = Case(ct, axis, hu, metal, outline, chosen, plane, scanner, sinogram)

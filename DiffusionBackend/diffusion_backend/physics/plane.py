@@ -1,8 +1,7 @@
 """Slices of a volume on a grid of square pixels, and the scanner that measures them.
 
 Slices in HU as stored [B, H, W] may have oblong pixels; physics needs square ones, centred on the rotation axis. A
-network
-may need a coarser grid: pixels are then averaged in squares of `factor` pixels.
+network may need a coarser grid: pixels are then averaged in squares of `factor` pixels.
 """
 
 from __future__ import annotations
