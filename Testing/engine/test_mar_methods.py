@@ -76,6 +76,9 @@ def test_streaks_get_weaker_on_a_phantom_with_simulated_metal(name):
         return float(np.sqrt(np.mean((array - clean.array)[inside] ** 2)))
 
     assert error(out(result)) < 0.9 * error(made["ct.nrrd"].array)
+    far = ndimage.distance_transform_edt(made["metal.nrrd"].array[0] == 0) * 3.0 > 100  # check 13: mm from the metal
+    soft = far & (clean.array[0] == 40)
+    assert soft.sum() > 100 and abs(np.median((out(result) - clean.array)[0][soft])) < 10
 
 
 def test_an_axis_that_is_not_axial_is_worked_along_the_patient():
