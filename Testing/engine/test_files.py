@@ -1,4 +1,4 @@
-"""Files: geometry in equals geometry out, DICOM folders, projections, metrics, job and result folders, batch, worker."""
+"""Files: geometry in equals geometry out, DICOM, projections, metrics, job and result folders, batch, worker."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ def test_the_body_is_the_largest_part_with_its_holes():
 
 
 def test_items_survive_the_job_folder_memory_mapped(tmp_path):
-    grid = volume(np.arange(24, dtype=np.int16).reshape(2, 3, 4), PatientGeometry.from_itk((1, 2, 3), (4, 5, 6), FLIPPED))
+    placed = PatientGeometry.from_itk((1, 2, 3), (4, 5, 6), FLIPPED)
+    grid = volume(np.arange(24, dtype=np.int16).reshape(2, 3, 4), placed)
     for name, item in (("grid", grid), ("seg", Segmentation(np.ones((1, 2, 2), np.uint8), grid.geometry, {"a": 1})),
                        ("table", Table(("x", "y"), [(1, 2.5)])), ("text", Text("words")),
                        ("proj", projections(np.zeros((3, 4), np.float32), GEOMETRY))):  # fmt: skip
