@@ -35,6 +35,8 @@ def import_model(
     fit."""
     if method not in IMPORTERS:
         raise InputError(f"There is no import for '{method}'; known: {', '.join(sorted(IMPORTERS))}.")
+    if name is not None and not models.is_id(name):
+        raise InputError(f"The model name '{name}' must consist of letters, digits, '.', '-' and '_'.")
     state = read_checkpoint(Path(file))
     try:
         card, module = IMPORTERS[method](state, dict(options or {}))
@@ -98,8 +100,8 @@ def _dudodp(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], torc
     unknown = set(options) - {"head_width", "diffusion_steps"}
     if unknown:
         raise InputError(f"Unknown import option '{sorted(unknown)[0]}'; known: head_width, diffusion_steps.")
-    steps = int(options.get("diffusion_steps", 1000))
-    config: DuDoDpConfig = configuration(state, head_width=int(options.get("head_width", 64)))
+    steps, head_width = (_count(options, key, usual) for key, usual in (("diffusion_steps", 1000), ("head_width", 64)))
+    config: DuDoDpConfig = configuration(state, head_width=head_width)
     with torch.device("meta"):
         module = DuDoDpNet(config)
     scale = 1000 / (2 * 0.192)  # x = 2 mu - 1, mu in 1/cm = 0.192 (1 + HU / 1000)
@@ -112,12 +114,23 @@ def _dudodp(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], torc
         "network": {"architecture": "DuDoDp", "parametrisation": "x0", **config.to_dict()},
         "schedule": {"first": 0.1 / steps, "last": 20 / steps, "steps": steps},
         "normalisation": {"offset": scale - 1000, "scale": scale},
-        "domain": {"anatomy": "axial CT (DeepLesion)", "pixel_mm": [0.5, 1.0], "range_hu": [-1000, 2500]},
+        "domain": {"anatomy": "axial CT (DeepLesion)", "pixel_mm": [0.5, 1.0]},
         "licence": DUDODP_LICENCE,
         "attribution": "Liu, Xie, Diao, Tan, Liang, IEEE TMI 43(10), 3533-3545, 2024 (arXiv 2308.16742).",
         "training": {"data": "DeepLesion slices, by the authors", "iterations": 150000},
     }
     return card, module
+
+
+def _count(options: Mapping[str, Any], key: str, usual: int) -> int:
+    """The option `key` as a whole number above 0, or `usual` where it isn't given."""
+    try:
+        value = int(options.get(key, usual))
+    except (TypeError, ValueError):
+        value = 0
+    if value < 1:
+        raise InputError(f"The import option {key} is {options[key]!r}, but it must be a whole number above 0.")
+    return value
 
 
 IMPORTERS: dict[str, Callable[[State, dict[str, Any]], tuple[dict[str, Any], torch.nn.Module]]] = {"a11": _dudodp}

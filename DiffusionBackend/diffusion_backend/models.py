@@ -115,12 +115,17 @@ def load_bundle(model: str | Path) -> Bundle:
     return Bundle(folder, card, _read_parts(folder, card))
 
 
+def is_id(name: str) -> bool:
+    """Whether `name` can be the id of a model: letters, digits, '.', '-', '_', beginning with a letter or digit."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
 def find(model: str | Path) -> Path:
     """The folder of the bundle `model`: a folder with a card, or an id in the user's or the bundled folder."""
     direct = Path(model)
     if (direct / CARD).is_file():
         return direct
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(model)):
+    if is_id(str(model)):
         for base in folders():
             if (base / str(model) / CARD).is_file():
                 return base / str(model)
@@ -247,7 +252,7 @@ class Denoiser:
         low, high = self.sigma_range
         if hasattr(sigma, "clamp"):
             level = sigma.clamp(low, high)
-            u = u * (level / sigma).clamp(max=1).view(-1, *[1] * (x.ndim - 1))
+            u = u * (level / sigma).clamp(max=1).to(x).view(-1, *[1] * (x.ndim - 1))
         else:
             level = min(max(sigma, low), high)
             u = u * min(level / sigma, 1.0) if sigma > 0 else u
@@ -316,6 +321,8 @@ def _unet(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch
 
 
 def _dudodp(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tensor], int]:
+    import torch
+
     from .diffusion.denoiser import from_x0
     from .diffusion.schedules import linear_vp
     from .networks.dudodp import DuDoDpConfig, DuDoDpNet
@@ -323,7 +330,15 @@ def _dudodp(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., tor
     fields = {k: v for k, v in card["network"].items() if k not in ("architecture", "parametrisation")}
     module = DuDoDpNet(DuDoDpConfig.from_dict(fields))
     schedule = linear_vp(**card["schedule"])
-    return module, from_x0(lambda x, time, cond: module(x, time)[:, :1], schedule), module.config.divisor
+    one_level = from_x0(lambda x, time, cond: module(x, time)[:, :1], schedule)
+
+    def estimate(x: torch.Tensor, sigma: Any, cond: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Levels [B] are taken item by item, since the discrete wrapper knows one level at a time."""
+        if not hasattr(sigma, "shape"):
+            return one_level(x, sigma, cond)
+        return torch.cat([one_level(x[b : b + 1], float(s), cond) for b, s in enumerate(sigma.expand(len(x)))])
+
+    return module, estimate, module.config.divisor
 
 
 def misfits(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -74,7 +74,7 @@ def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="not a DuDoDp"):
         configuration({"conv.weight": torch.zeros(1)})
     with torch.device("meta"):
-        state = dict(DuDoDpNet(DuDoDpConfig(width=32, multipliers=(1,), blocks=1)).state_dict())
+        state = dict(DuDoDpNet(DuDoDpConfig(width=32, multipliers=(1,), blocks=1, head_width=32)).state_dict())
     state["input_blocks.1.0.emb_layers.1.weight"] = state["input_blocks.1.0.emb_layers.weight"]
     with pytest.raises(ValueError, match="guided-diffusion"):
         configuration(state)

@@ -183,6 +183,10 @@ def test_import_keeps_weights_and_answers_as_the_network(store):
     hu = (x / abar**0.5 + 1) * scale - 1000
     expected = (net(x, torch.tensor([t]))[:, :1] + 1) * scale - 1000
     assert torch.allclose(denoise(hu, schedule.sigmas[t] * scale), expected.detach(), atol=2e-5 * scale)
+    levels = torch.tensor([schedule.sigmas[t] * scale, 500.0], dtype=torch.float64)
+    pair = denoise(torch.cat([hu, hu]), levels)
+    assert torch.allclose(pair[:1], expected.detach(), atol=2e-5 * scale)
+    assert torch.allclose(pair[1:], denoise(hu, 500.0), atol=2e-5 * scale)
 
 
 def test_import_of_safetensors_under_a_name(store):
@@ -244,6 +248,13 @@ def test_import_refuses_other_networks_methods_and_options(store):
     torch.save(dudodp().state_dict(), store / "m.pt")
     with pytest.raises(InputError, match="Unknown import option 'wings'"):
         models.import_model("a11", store / "m.pt", options={"wings": 2})
+    for wrong in ("many", 0, -1):
+        with pytest.raises(InputError, match="head_width is .* whole number above 0"):
+            models.import_model("a11", store / "m.pt", options={"head_width": wrong})
+    with pytest.raises(ModelError, match="64 channels can't be split into heads of 48"):
+        models.import_model("a11", store / "m.pt", options={"head_width": 48})
+    with pytest.raises(InputError, match="must consist of letters"):
+        models.import_model("a11", store / "m.pt", name="../outside")
 
 
 @pytest.mark.golden

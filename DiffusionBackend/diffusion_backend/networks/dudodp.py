@@ -95,6 +95,11 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_width: int) -> None:
         super().__init__()
+        if head_width < 1 or channels % head_width:
+            raise ValueError(
+                f"An attention layer of {channels} channels can't be split into heads of {head_width}. "
+                "Give the head width of the network (option head_width)."
+            )
         self.heads = channels // head_width
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
