@@ -6,7 +6,7 @@ PY = .venv/bin/python
 INPUT ?=
 OUTPUT ?= demo
 
-.PHONY: demo test lint size docs clean
+.PHONY: demo test lint types size docs clean
 
 demo: .venv/installed
 	$(PY) -m diffusion_backend demo --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
@@ -15,9 +15,12 @@ test: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: .venv/installed
-	$(PY) -m pip install --quiet ruff pyright
+	$(PY) -m pip install --quiet ruff
 	.venv/bin/ruff check DiffusionBackend Testing
-	.venv/bin/pyright
+
+types: .venv/installed
+	$(PY) -m pip install --quiet pyright
+	.venv/bin/pyright --pythonpath $(PY)
 
 # What is generated: Resources/methods.json and the table of methods from declarations, figures from stored tables.
 docs: .venv/installed
