@@ -94,7 +94,7 @@ class Integer(Parameter):
             number = float(value)
         except (TypeError, ValueError):
             raise self._refuse(value, needed) from None
-        if isinstance(value, bool) or number != math.floor(number) or not self.low <= number <= self.high:
+        if isinstance(value, bool) or not number.is_integer() or not self.low <= number <= self.high:
             raise self._refuse(value, needed)
         return int(number)
 

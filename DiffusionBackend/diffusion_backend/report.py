@@ -10,39 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from .data import Grid, Item
-from .errors import InputError
+from .data import Grid, Item, Segmentation
 from .metrics import image as metrics
 
 COLUMNS = ("image", "slice", "rmse", "mae", "bias", "psnr_db", "ssim", "pixels")
 METAL_HU = 2500.0
 WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 CHANGE_HU = (-200.0, 200.0)
+AIR_BELOW_HU = -500.0
+MEANS = ("mae", "bias", "ssim")
+
+Rows = list[dict[str, Any]]
+Panel = tuple[str, np.ndarray, tuple[float, float]]
 
 
-def metrics_rows(
-    inputs: Mapping[str, Item], outputs: Mapping[str, Item], reference: Grid, metal_hu: float
-) -> list[dict[str, Any]]:
-    """One row per image and slice and a row "all" per image: inputs and outputs that lie on the reference's grid in
-    its unit.
+def metrics_rows(inputs: Mapping[str, Grid], outputs: Mapping[str, Grid], reference: Grid, metal_hu: float) -> Rows:
+    """One row per image and slice and a row "all" per image: what lies on the reference's grid in its unit.
 
     Region: the body of the reference outside metal (above `metal_hu` in an input or the reference); for units other
-    than HU everything.
+    than HU everything. No rows when no output can be compared.
     """
-    images = {n: i for n, i in {**inputs, **outputs}.items() if _comparable(i, reference) and n != "std"}
-    if not any(n in outputs for n in images):
-        shape = " × ".join(str(n) for n in reference.array.shape)
-        raise InputError(
-            f"No output lies on the grid of the reference ({shape}). Give a reference of the same size as the result."
-        )
-    rows = []
-    regions = [_region(k, images, inputs, reference, metal_hu) for k in range(len(reference.array))]
-    for name, item in images.items():
-        rows += _rows(name, np.asarray(item.array), np.asarray(reference.array), regions)  # type: ignore[union-attr]
-    return rows
+    before, after = ({n: i for n, i in items.items() if comparable(i, reference)} for items in (inputs, outputs))
+    if not after:
+        return []
+    regions = [_region(k, before, reference, metal_hu) for k in range(len(reference.array))]
+    return [row for name, item in {**before, **after}.items() for row in _rows(name, item, reference, regions)]
 
 
-def write_metrics(rows: list[dict[str, Any]], path: Path) -> None:
+def write_metrics(rows: Rows, path: Path) -> None:
     """Write the table as CSV."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
@@ -51,7 +46,7 @@ def write_metrics(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def write_preview(inputs: Mapping[str, Item], outputs: Mapping[str, Item], path: Path) -> None:
-    """PNG of one slice (the one that changed most): input, outputs, difference, same window."""
+    """PNG of one slice (the one that changed most): inputs, outputs and, unless an output shows it, the change."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,57 +61,56 @@ def write_preview(inputs: Mapping[str, Item], outputs: Mapping[str, Item], path:
     figure.savefig(path, dpi=100)
 
 
-def _comparable(item: Item, reference: Grid) -> bool:
-    return isinstance(item, Grid) and item.array.shape == reference.array.shape and item.unit == reference.unit
+def comparable(item: Item, reference: Grid) -> bool:
+    """Whether both have the same unit, size and (to 0.1 %) voxel size."""
+    if not isinstance(item, Grid) or item.array.shape != reference.array.shape or item.unit != reference.unit:
+        return False
+    if item.geometry is None or reference.geometry is None:
+        return True
+    return bool(np.allclose(item.spacing, reference.spacing, rtol=1e-3))
 
 
-def _region(
-    k: int, images: Mapping[str, Any], inputs: Mapping[str, Item], reference: Grid, metal_hu: float
-) -> np.ndarray:
-    slice_ = np.asarray(reference.array[k])
+def _region(k: int, inputs: Mapping[str, Grid], reference: Grid, metal_hu: float) -> np.ndarray:
+    truth = np.asarray(reference.array[k])
     if reference.unit != "HU":
-        return np.ones(slice_.shape, bool)
-    region = metrics.body_mask(slice_) & (slice_ <= metal_hu)
-    for name, item in images.items():
-        if name in inputs:
-            region &= np.asarray(item.array[k]) <= metal_hu
+        return np.ones(truth.shape, bool)
+    region = metrics.body_mask(truth) & (truth <= metal_hu)
+    for item in inputs.values():
+        region &= np.asarray(item.array[k]) <= metal_hu
     return region
 
 
-def _rows(name: str, array: np.ndarray, reference: np.ndarray, regions: list[np.ndarray]) -> list[dict[str, Any]]:
-    rows, span = [], metrics.DATA_RANGE
+def _rows(name: str, item: Grid, reference: Grid, regions: list[np.ndarray]) -> Rows:
+    """A row per slice, and the row "all": figures over all pixels of all regions."""
+    rows: Rows = []
     for k, region in enumerate(regions):
-        rows.append(
-            {
-                "image": name,
-                "slice": k,
-                **metrics.compare(array[k], reference[k], region, span),
-                "pixels": int(region.sum()),
-            }
-        )
-    weights = np.array([r["pixels"] for r in rows], float)
-    mean = {
-        m: float(np.average([r[m] for r in rows if r["pixels"]], weights=weights[weights > 0]))
-        for m in ("mae", "bias", "ssim")
-    }
-    mse = float(np.average([r["rmse"] ** 2 for r in rows if r["pixels"]], weights=weights[weights > 0]))
-    mean |= {"rmse": mse**0.5, "psnr_db": metrics.psnr(mse, span)}
-    return [*rows, {"image": name, "slice": "all", **mean, "pixels": int(weights.sum())}]
+        figures = metrics.compare(np.asarray(item.array[k]), np.asarray(reference.array[k]), region)
+        rows.append({"image": name, "slice": k, **figures, "pixels": int(region.sum())})
+    full = [row for row in rows if row["pixels"]]
+    if not full:
+        return rows
+    pixels = [row["pixels"] for row in full]
+    mean = {figure: float(np.average([row[figure] for row in full], weights=pixels)) for figure in MEANS}
+    mse = float(np.average([row["rmse"] ** 2 for row in full], weights=pixels))
+    overall = mean | {"rmse": mse**0.5, "psnr_db": metrics.psnr(mse)}
+    return [*rows, {"image": name, "slice": "all", **overall, "pixels": sum(pixels)}]
 
 
-def _panels(
-    inputs: Mapping[str, Item], outputs: Mapping[str, Item]
-) -> list[tuple[str, np.ndarray, tuple[float, float]]]:
-    # type: ignore[union-attr]
-    shown = {n: i for n, i in {**inputs, **outputs}.items() if hasattr(i, "array") and i.array.ndim in (2, 3)}
+def _panels(inputs: Mapping[str, Item], outputs: Mapping[str, Item]) -> list[Panel]:
+    """Title, slice and window of each image."""
+    shown = {n: i for n, i in {**inputs, **outputs}.items() if _is_image(i)}
     first = next((i for n, i in outputs.items() if n in shown and isinstance(i, Grid)), None)
-    before = next((i for n, i in inputs.items() if n in shown and first is not None and _comparable(i, first)), None)
+    before = next((i for n, i in inputs.items() if n in shown and first is not None and comparable(i, first)), None)
     k = _most_changed(first, before)
     panels = [(n, *_slice(i, k)) for n, i in shown.items()]
-    if first is not None and isinstance(before, Grid):
+    if first is not None and isinstance(before, Grid) and "difference" not in outputs:
         change = np.asarray(first.array[k], float) - np.asarray(before.array[k], float)
-        panels.append(("change", change, CHANGE_HU if first.unit == "HU" else _span(change)))
+        panels.append(("difference", change, _window(change, first.unit)))
     return panels
+
+
+def _is_image(item: Item) -> bool:
+    return isinstance(item, (Grid, Segmentation)) and item.array.ndim in (2, 3) and not np.iscomplexobj(item.array)
 
 
 def _most_changed(first: Grid | None, before: Any) -> int:
@@ -129,10 +123,14 @@ def _most_changed(first: Grid | None, before: Any) -> int:
 
 def _slice(item: Any, k: int) -> tuple[np.ndarray, tuple[float, float]]:
     array = np.asarray(item.array if item.array.ndim == 2 else item.array[min(k, len(item.array) - 1)], float)
-    spread = getattr(item, "unit", "") == "HU" and array.min() < 0
-    return array, WINDOW_HU if spread else _span(array)
+    return array, _window(array, getattr(item, "unit", ""))
 
 
-def _span(array: np.ndarray) -> tuple[float, float]:
+def _window(array: np.ndarray, unit: str) -> tuple[float, float]:
+    """Soft tissue for images in HU (they contain air), +- 200 HU for differences, else nearly the whole range."""
     low, high = np.percentile(array, [1, 99])
+    if unit == "HU" and low < AIR_BELOW_HU:
+        return WINDOW_HU
+    if unit == "HU" and low < 0:
+        return CHANGE_HU
     return float(low), float(high) if high > low else float(low) + 1

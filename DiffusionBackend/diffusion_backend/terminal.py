@@ -53,7 +53,7 @@ def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], No
         plan_only=arguments.plan,
     )
     inputs = read_inputs(method.inputs, arguments.input)
-    reference = images.read_volume(arguments.reference) if arguments.reference else None
+    reference = read_reference(arguments.reference, inputs) if arguments.reference else None
     with temporary(output.absolute().parent, ".diffusion-") as work:
         job, files = work / "job", work / "files"
         job.mkdir()
@@ -75,6 +75,18 @@ def duration_of(start: float) -> str:
     from .events import duration
 
     return duration(time.perf_counter() - start)
+
+
+def read_reference(path: Path, inputs: Mapping[str, Item]) -> Grid:
+    """The truth to compare with; refused before the run where it doesn't lie on the grid of an input volume."""
+    reference = images.read_volume(path)
+    volumes = {n: i.array.shape for n, i in inputs.items() if isinstance(i, Grid) and not i.acquisition}
+    if volumes and reference.array.shape not in volumes.values():
+        found = " × ".join(str(n) for n in reference.array.shape)
+        name, shape = next(iter(volumes.items()))
+        wanted = " × ".join(str(n) for n in shape)
+        raise InputError(f"The reference has {found} voxels, but the input '{name}' has {wanted}. Give the same grid.")
+    return reference
 
 
 def read_inputs(declared: tuple[Input, ...], given: list[str]) -> dict[str, Item]:
@@ -123,8 +135,13 @@ def write_files(job: Path, result: Path, files: Path, form: str, reference: Grid
             k: record["outputs"][name][k] for k in ("kind", "unit", "display")
         }
     if reference is not None:
+        images_out = {n: i for n, i in outputs.items() if record["outputs"][n]["display"] == "compare" and n != "std"}
         metal_hu = float(record["parameters"].get("metal_threshold", METAL_HU))
-        write_metrics(metrics_rows(inputs, outputs, reference, metal_hu), files / "metrics.csv")
+        rows = metrics_rows(inputs, images_out, reference, metal_hu)
+        if rows:
+            write_metrics(rows, files / "metrics.csv")
+        else:
+            report({"event": "warning", "message": "No output lies on the grid of the reference: no metrics.csv."})
     write_preview(inputs, outputs, files / "preview.png")
     record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
     record["timings"]["total"] = round(sum(record["timings"].values()), 3)

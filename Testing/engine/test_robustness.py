@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from diffusion_backend import models, paths
 from diffusion_backend.__main__ import main
 from diffusion_backend.io import arrays, images
+from diffusion_backend.io.folders import temporary
 from diffusion_backend.io.projections import write_projections
 
 SCANNER = ("--set", "views=120", "--set", "bins=121")
@@ -138,6 +139,8 @@ def test_an_empty_volume_is_refused_in_a_job(tmp_path):
     [
         ("stepz=5", ("no parameter 'stepz'", "steps")),
         ("steps=2", ("'steps'", "5", "1000")),
+        ("steps=inf", ("'steps'", "whole number")),
+        ("steps=nan", ("'steps'", "whole number")),
         ("a=1.5", ("'a'", "0 to 1")),
         ("metal_threshold=high", ("'metal_threshold'", "number")),
         ("reinsert=maybe", ("'reinsert'", "original, fixed, no")),
@@ -258,3 +261,13 @@ def test_a_killed_child_leaves_no_result_under_the_final_name(tmp_path):
     os.killpg(child.pid, signal.SIGKILL)
     assert child.wait(timeout=15) == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
+    left = [p for p in tmp_path.iterdir() if p.name != "h.nrrd"]
+    assert len(left) == 1, "a killed process can't tidy up ..."
+    with temporary(tmp_path, ".diffusion-"):
+        assert not left[0].exists(), "... the next one does"
+
+
+def test_a_reference_of_another_size_is_refused_before_the_run(capsys, tmp_path):
+    source = head.write(tmp_path / "h.nrrd", head.hu())
+    other = head.write(tmp_path / "r.nrrd", head.hu(size=48))
+    refused(capsys, tmp_path, "li", source, words=("2 × 48 × 48", "2 × 64 × 64"), more=("--reference", str(other)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -24,11 +25,12 @@ _DISK = {
 @contextmanager
 def temporary(parent: Path, prefix: str) -> Iterator[Path]:
     """A folder in `parent` that is gone afterwards, whatever happens. `parent` is made when missing, and gone again
-    if left empty."""
+    if left empty. Folders of processes that were killed are removed first: they may hold a patient's images."""
     with disk_errors(parent):
         made = [p for p in (parent, *parent.parents) if not p.exists()]
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        _remove_orphans(parent, prefix)
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
         try:
             yield folder
         finally:
@@ -36,6 +38,26 @@ def temporary(parent: Path, prefix: str) -> Iterator[Path]:
             for empty in made:
                 if empty.is_dir() and not any(empty.iterdir()):
                     empty.rmdir()
+
+
+def _remove_orphans(parent: Path, prefix: str) -> None:
+    """Remove the temporary folders in `parent` whose process is gone (not on Windows, which has no harmless test)."""
+    if os.name != "posix":
+        return
+    for folder in parent.glob(f"{glob.escape(prefix)}*-*"):
+        owner = folder.name[len(prefix) :].split("-")[0]
+        if owner.isdecimal() and not _alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
