@@ -70,27 +70,31 @@ def facts(item: Item) -> dict[str, Any]:
     known["spacing"] = list(item.geometry.spacing) if item.geometry else None
     if isinstance(item, Segmentation):
         return known | {"labels": dict(item.labels), "largest": int(item.array.max()) if item.array.size else 0}
-    low, high, finite = value_range(item.array)
+    low, tops, finite = value_ranges(item.array)
     return known | {
         "components": item.components,
         "unit": item.unit,
-        "range": [low, high],
+        "range": [low, max(tops, default=0.0)],
+        "tops": tops,
         "finite": finite,
         "acquisition": item.acquisition,
     }
 
 
-def value_range(array: np.ndarray) -> tuple[float, float, bool]:
-    """Smallest and largest finite value and whether all are finite, slice by slice (the array may be memory-mapped)."""
-    low, high, finite = np.inf, -np.inf, True
+def value_ranges(array: np.ndarray) -> tuple[float, list[float], bool]:
+    """Smallest finite value, the largest of each slice, and whether all are finite (magnitudes of complex values).
+
+    Slice by slice, because the array may be memory-mapped. A slice without any finite value counts as 0."""
+    lows, tops, finite = [], [], True
     for part in array if array.ndim > 2 else array[None]:
-        magnitude = np.abs(part) if np.iscomplexobj(part) else np.asarray(part)
-        good = np.isfinite(magnitude)
-        if not good.all():
-            finite, magnitude = False, magnitude[good]
-        if magnitude.size:
-            low, high = min(low, float(magnitude.min())), max(high, float(magnitude.max()))
-    return (low, high, finite) if low <= high else (0.0, 0.0, finite)
+        values = np.abs(part) if np.iscomplexobj(part) else np.asarray(part)
+        if not np.issubdtype(values.dtype, np.integer):
+            good = np.isfinite(values)
+            if not good.all():
+                finite, values = False, values[good]
+        lows.append(float(values.min()) if values.size else 0.0)
+        tops.append(float(values.max()) if values.size else 0.0)
+    return min(lows, default=0.0), tops, finite
 
 
 def enforce(checks: tuple[Check, ...], inputs: Mapping[str, Item], p: Any) -> None:
@@ -299,7 +303,7 @@ def _columns(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 def _has_metal(what: str, item: Grid, limits: Facts) -> str:
     threshold = limits["threshold"]
     if not any((part > threshold).any() for part in item.array):
-        brightest = value_range(item.array)[1]
+        brightest = max(value_ranges(item.array)[1], default=0.0)
         return (
             f"{what} holds no metal: no voxel is above {threshold:g} HU (largest value {brightest:g}). Lower "
             "the threshold."

@@ -42,7 +42,8 @@ def prepare(run: Run, inputs: Mapping[str, Item]) -> dict[str, Any]:
     if peak:
         room = USABLE * (free - (data if run.device == "cpu" else 0))
         run.batch = max(1, min(run.batch, int(room // peak)))
-    return _event(run.plan, run, seconds, data + peak * run.batch, min(free, host))
+    at_once = min(run.batch, max((s.items for s in calls.values()), default=1))
+    return _event(run.plan, run, seconds, data + peak * at_once, min(free, host))
 
 
 def _event(plan: Sequence[Stage], run: Run, seconds: Mapping[str, float], need: int, free: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from .errors import Cancelled, EngineError, InputError
+from .errors import Cancelled, EngineError, InputError, MemoryExhausted
 
 BAR = 24
 
@@ -96,8 +96,7 @@ def guarded(work: Callable[[], Any], report: Callable[[dict[str, Any]], None]) -
     except KeyboardInterrupt:
         caught = Cancelled()
     except MemoryError:
-        caught = EngineError("Memory ran out.", "Crop the volume or close other programs.")
-        caught.kind, caught.exit_code = "memory", 4
+        caught = MemoryExhausted("Memory ran out.", "Crop the volume or close other programs.")
     except OSError as error:
         name = f" '{error.filename}'" if error.filename else ""
         caught = InputError(f"The file{name} can't be used: {error.strerror or error}.")

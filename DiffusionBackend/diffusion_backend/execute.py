@@ -90,14 +90,14 @@ def execute(module: Any, request: Request, inputs: Mapping[str, Item], around: S
 
 def _repeat(module: Any, run: Run, inputs: Mapping[str, Item]) -> dict[str, Item]:
     """All samples; a method that drew no noise gives the same result each time and runs once."""
-    samples = Samples(run.method)
+    samples = Samples(run.method, run.settings.samples)
     for sample in range(run.settings.samples):
         run.sample = sample
         run.progress.begin_sample(run.sample)
         samples.add(module.run(run, inputs, run.p))
         if run.draws == 0:
             break
-    return samples.outputs(run.settings.samples)
+    return samples.outputs()
 
 
 def choose_device(asked: str) -> str:

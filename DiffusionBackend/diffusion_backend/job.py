@@ -120,7 +120,7 @@ def _preview(folder: Path, report: Report, image: Any, stage: str) -> None:
     partial = folder / ".preview.npy"
     np.save(partial, array[::step, ::step])
     partial.replace(folder / "preview.npy")
-    report({"event": "preview", "file": "preview.npy", "stage": stage})
+    report({"event": "preview", "file": str(folder / "preview.npy"), "stage": stage})
 
 
 def _keep(folder: Path, report: Report, stage: str, items: Items, chosen: range, pieces: Any) -> None:
@@ -135,4 +135,4 @@ def _keep(folder: Path, report: Report, stage: str, items: Items, chosen: range,
         out = np.lib.format.open_memmap(file, "w+" if fresh else "r+", array.dtype, shape if fresh else None)
         out[chosen[0] : chosen[-1] + 1] = array
         out.flush()
-        report({"event": "partial", "file": file.name, "items": [items.keys[c] for c in chosen]})
+        report({"event": "partial", "file": str(file), "stage": stage, "items": [items.keys[c] for c in chosen]})

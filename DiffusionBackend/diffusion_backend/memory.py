@@ -67,10 +67,12 @@ def _system_available() -> int:
 
 
 def _container_available() -> int:
-    """Limit minus use of the control group (version 2), or no limit."""
+    """Limit minus use of the control group (version 2), or no limit. File caches that can be dropped count as free."""
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        used -= int(stat.get("inactive_file", 0))
         return sys.maxsize if limit == "max" else max(int(limit) - used, 0)
     except (OSError, ValueError):
         return sys.maxsize

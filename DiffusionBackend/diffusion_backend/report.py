@@ -24,13 +24,13 @@ Rows = list[dict[str, Any]]
 Panel = tuple[str, np.ndarray, tuple[float, float]]
 
 
-def metrics_rows(inputs: Mapping[str, Grid], outputs: Mapping[str, Grid], reference: Grid, metal_hu: float) -> Rows:
+def metrics_rows(inputs: Mapping[str, Item], outputs: Mapping[str, Item], reference: Grid, metal_hu: float) -> Rows:
     """One row per image and slice and a row "all" per image: what lies on the reference's grid in its unit.
 
     Region: the body of the reference outside metal (above `metal_hu` in an input or the reference); for units other
     than HU everything. No rows when no output can be compared.
     """
-    before, after = ({n: i for n, i in items.items() if comparable(i, reference)} for items in (inputs, outputs))
+    before, after = (_grids_like(reference, items) for items in (inputs, outputs))
     if not after:
         return []
     regions = [_region(k, before, reference, metal_hu) for k in range(len(reference.array))]
@@ -59,6 +59,10 @@ def write_preview(inputs: Mapping[str, Item], outputs: Mapping[str, Item], path:
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
     figure.savefig(path, dpi=100)
+
+
+def _grids_like(reference: Grid, items: Mapping[str, Item]) -> dict[str, Grid]:
+    return {n: i for n, i in items.items() if isinstance(i, Grid) and comparable(i, reference)}
 
 
 def comparable(item: Item, reference: Grid) -> bool:

@@ -15,7 +15,8 @@ from .method import Method, Output
 class Samples:
     """Gathers the outputs of repeated runs one by one: memory doesn't grow with their number."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, samples: int) -> None:
+        self.samples = samples
         self.declared = [o for o in method.outputs if o.when != "samples>1"]
         self.spreads = [o for o in method.outputs if o.when == "samples>1"]
         self.count = 0
@@ -30,17 +31,19 @@ class Samples:
         self.count += 1
         if self.count == 1:
             self.first = dict(outputs)
+        if self.samples < 2:
+            return
         for name, item in outputs.items():
             if isinstance(item, Segmentation):
                 self._count_labels(name, item.array)
             elif isinstance(item, Grid) and item.components == 1 and not np.iscomplexobj(item.array):
                 self._welford(name, item.array)
 
-    def outputs(self, samples: int) -> dict[str, Item]:
-        """The outputs of all samples; with `samples` > 1 each is a mean, and the declared spreads are added.
+    def outputs(self) -> dict[str, Item]:
+        """The outputs of all samples; with more than one sample each is a mean, and the declared spreads are added.
 
-        `samples` may exceed the number gathered when all are known to be equal (no noise was drawn)."""
-        if samples < 2:
+        Fewer may have been gathered when all are known to be equal (no noise was drawn)."""
+        if self.samples < 2:
             return self.first
         result = dict(self.first)
         for name, item in self.first.items():

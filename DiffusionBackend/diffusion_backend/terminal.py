@@ -13,7 +13,7 @@ from typing import Any
 from . import methods
 from .data import Grid, Item, Segmentation, Text
 from .errors import InputError
-from .events import Stop, choose, guarded
+from .events import Stop, choose, duration, guarded
 from .execute import Request
 from .io import images
 from .io.folders import move_files, temporary, write_text
@@ -64,17 +64,13 @@ def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], No
         result = run_job(job, lambda e: None if e["event"] == "result" else report(e), stop)
         if result is None:
             return
-        write_files(job, result, files, arguments.format, reference, read_s)
+        write_files(
+            job, result, files, arguments.format, reference, read_s,
+            warn=lambda sentence: report({"event": "warning", "message": sentence}),
+        )  # fmt: skip
         move_files(files, output, last="result.json")
-    seconds = duration_of(start)
+    seconds = duration(time.perf_counter() - start)
     report({"event": "result", "folder": str(output), "message": f"Done in {seconds}: {output}"})
-
-
-def duration_of(start: float) -> str:
-    """Seconds since `start` in words."""
-    from .events import duration
-
-    return duration(time.perf_counter() - start)
 
 
 def read_reference(path: Path, inputs: Mapping[str, Item]) -> Grid:
@@ -125,7 +121,15 @@ def read_item(declared: Input, value: str) -> Item:
     raise InputError(f"The input '{declared.name}' ({declared.kind}) can't be read from a file yet.")
 
 
-def write_files(job: Path, result: Path, files: Path, form: str, reference: Grid | None, read_s: float) -> None:
+def write_files(
+    job: Path,
+    result: Path,
+    files: Path,
+    form: str,
+    reference: Grid | None,
+    read_s: float,
+    warn: Callable[[str], None],
+) -> None:
     """The result folder as files: one per output, `result.json`, `preview.png`, and `metrics.csv` with a reference."""
     start = time.perf_counter()
     record, outputs = read_result(result)
@@ -135,13 +139,13 @@ def write_files(job: Path, result: Path, files: Path, form: str, reference: Grid
             k: record["outputs"][name][k] for k in ("kind", "unit", "display")
         }
     if reference is not None:
-        images_out = {n: i for n, i in outputs.items() if record["outputs"][n]["display"] == "compare" and n != "std"}
+        compared = {n: i for n, i in outputs.items() if record["outputs"][n]["display"] == "compare" and n != "std"}
         metal_hu = float(record["parameters"].get("metal_threshold", METAL_HU))
-        rows = metrics_rows(inputs, images_out, reference, metal_hu)
+        rows = metrics_rows(inputs, compared, reference, metal_hu)
         if rows:
             write_metrics(rows, files / "metrics.csv")
         else:
-            report({"event": "warning", "message": "No output lies on the grid of the reference: no metrics.csv."})
+            warn("No output has the size and voxel size of the reference; metrics.csv is left out.")
     write_preview(inputs, outputs, files / "preview.png")
     record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
     record["timings"]["total"] = round(sum(record["timings"].values()), 3)

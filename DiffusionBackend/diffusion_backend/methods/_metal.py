@@ -82,6 +82,13 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
     )
 
 
+def planned_slices(meta: Mapping[str, Any], p: Any) -> int:
+    """Slices that the plan counts on: those with metal, or all where an outline or projections decide."""
+    if "metal" in meta or "sinogram" in meta:
+        return meta["ct"]["shape"][0]
+    return max(1, sum(top > p.metal_threshold for top in meta["ct"]["tops"]))
+
+
 @dataclass(frozen=True)
 class Case:
     """A volume to correct. All arrays are (slice, row, column) along the axial axis.

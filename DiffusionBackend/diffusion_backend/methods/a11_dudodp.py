@@ -69,8 +69,8 @@ METHOD = Method(
 
 
 def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
-    """One network call per step and slice; slices without metal turn out to need none."""
-    slices, *sides = meta["ct"]["shape"]
+    """One network call per step and slice with metal."""
+    slices, sides = _metal.planned_slices(meta, p), meta["ct"]["shape"][1:]
     factor = -(-max(sides) // p.image_size)
     rows, columns = (-(-n // factor) for n in sides)
     if p.prior == "nmar":

@@ -41,7 +41,7 @@ METHOD = Method(
 
 def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
     """Two interpolations and reconstructions per slice."""
-    return [Stage("correction", items=meta["ct"]["shape"][0])]
+    return [Stage("correction", items=_metal.planned_slices(meta, p))]
 
 
 def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
