@@ -312,7 +312,7 @@ def _unet(card: Mapping[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch
     from .diffusion.denoiser import edm
     from .networks.unet import UNet
 
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["network"].items()}
     if fields.pop("parametrisation", "EDM") != "EDM":
         raise ValueError(f"the parametrisation {card['network']['parametrisation']!r} is unknown")
     del fields["architecture"]

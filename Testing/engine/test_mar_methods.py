@@ -153,6 +153,23 @@ def test_network_calls_are_those_of_the_plan_and_the_published_preset_is_the_pub
     assert run("a11", ct, preset="published", **VIRTUAL).record["evaluations"] == 100
 
 
+def test_a_first_guess_spares_the_levels_beyond_the_priors_training():
+    """With start_noise no call lies above it, the first one is at it, and the number of calls is that of the steps."""
+    seen = []
+
+    def watched(x, sigma, cond=None):
+        seen.append((float(sigma), float(x.std())))
+        return smoother(x, sigma)
+
+    ct = grid(head.hu(slices=1, size=48))
+    result = run("a11", ct, prior=watched, preset="quick", **VIRTUAL)
+    levels, spreads = zip(*seen[-8:])
+    assert result.record["evaluations"] == 8
+    assert levels[0] == pytest.approx(3000, rel=0.01) and list(levels) == sorted(levels, reverse=True)
+    assert spreads[0] == pytest.approx(3000, rel=0.1)
+    assert respaced(20).alpha_bar == respaced(20, 0.0).alpha_bar
+
+
 def test_a_coarse_network_grid_gives_a_result_at_full_resolution():
     ct = grid(head.hu(slices=1, size=96))
     sizes = []

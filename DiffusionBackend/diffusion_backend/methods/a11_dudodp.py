@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..run import Batch, Run
 
 MU_CM = 0.192  # attenuation of water, 1/cm: x = 2 mu - 1 is the network's image
+HU_PER_X = 1000 / (2 * MU_CM)  # HU = HU_PER_X (x + 1) - 1000
 TRAINED_STEPS = 1000
 
 METHOD = Method(
@@ -53,13 +54,16 @@ METHOD = Method(
              help="Weight of the prior in the branch of the uncorrected image."),
         Real("data_clamp", 4.0, low=1, high=20, level="advanced",
              help="Upper limit of known line integrals for a field of view of 15.36 cm, scaled with the real one."),
+        Real("start_noise", 0.0, unit="HU", low=0, high=10000, level="advanced",
+             help="Start from the NMAR prior image under this noise instead of from noise alone (0, published); "
+             "levels beyond the prior's training need no steps then."),
         SLICE_NOISE,
     ),
     models=(ModelSlot("prior", default="ct-image", interface="Denoiser", dims=2, channels=1, unit="HU",
                       when="prior=network"),),
     requires=_metal.REQUIRES,
     presets={
-        "quick": {"steps": 10},
+        "quick": {"steps": 8, "start_noise": 3000},  # measured: as good as 20 steps from noise alone
         "standard": {},
         "published": {"steps": 100, "image_size": 512, "trace_fill": "replaced", "trace_dilation": 0},
     },
@@ -81,20 +85,24 @@ def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
 def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
     """CT with metal (and its projections) -> corrected CT and what goes with it; see `_metal`."""
     case = _metal.prepare(run, inputs, p)
-    schedule = respaced(p.steps)
+    schedule = respaced(p.steps, p.start_noise)
     network = run.model("prior") if p.prior == "network" else None
     with run.stage("correction"):
         pieces = case.map(run, lambda batch, *slices: {"hu": correct(batch, case, schedule, network, p, *slices)})
     return case.outputs(pieces, p)
 
 
-def respaced(steps: int) -> DiscreteVP:
+def respaced(steps: int, start_noise: float = 0.0) -> DiscreteVP:
     """The schedule with `steps` of its 1000 steps: for 100 the published ten in each of ten sections, otherwise evenly
-    spread, since with few steps the neighbours at the ends of sections would be wasted."""
+    spread, since with few steps the neighbours at the ends of sections would be wasted. start_noise : highest noise
+    level, HU; 0 means that of the schedule. Fewer steps where the levels below it are fewer."""
     from ..diffusion.schedules import linear_vp, section_indices
 
-    counts = [10] * 10 if steps == 100 else [steps]
-    return linear_vp(steps=TRAINED_STEPS).respaced(section_indices(TRAINED_STEPS, counts))
+    full = linear_vp(steps=TRAINED_STEPS)
+    if start_noise > 0:
+        levels = round(full.time_of_sigma(start_noise / HU_PER_X)) + 1
+        return full.respaced(section_indices(levels, [min(steps, levels)]))
+    return full.respaced(section_indices(TRAINED_STEPS, [10] * 10 if steps == 100 else [steps]))
 
 
 def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Callable[..., Tensor] | None, p: Any,
@@ -109,11 +117,10 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
     factor = coarse_factor(fine.grid, p.image_size)
     coarse = fine.on(coarse_grid(fine.grid, factor))
     data = measurement(run, coarse, sinogram, trace, p)
-    if network is None:
-        prior = nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)
-        predict: Callable[[Tensor, int], Tensor] = lambda x, i: 2 * 10 * prior[:, None] - 1  # noqa: E731
-    else:
-        predict = hu_prior(network, schedule)
+    guess = None
+    if network is None or p.start_noise > 0:
+        guess = 2 * 10 * nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)[:, None] - 1
+    predict = hu_prior(network, schedule) if network else lambda x, i: guess
     shape = (1, coarse.grid.rows, coarse.grid.columns)
 
     def report(i: int, state: dict[str, Tensor]) -> None:
@@ -121,7 +128,7 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
 
     with run.clock("physics"):  # the network's clock stops this one
         x = dual_domain_loop(predict, lambda i: batch.noise(i, shape), schedule, data, a=p.a, n=p.n,
-                             delta_y=p.delta_y, on_step=report)
+                             delta_y=p.delta_y, start=guess if p.start_noise > 0 else None, on_step=report)
         if factor > 1:
             x = last_step(refine(x[:, 0], factor, fine.grid)[:, None], measurement(run, fine, sinogram, trace, p),
                           delta=1 - (1 - p.a) * math.exp(-p.n / schedule.steps))
@@ -203,6 +210,7 @@ def dual_domain_loop(
     n: float = 4.0,
     delta_y: float = 0.8,
     delta_period: int | None = None,
+    start: Tensor | None = None,
     on_step: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Tensor:
     """The sampler of DuDoDp (Liu et al. 2024; published code), images in x = 2 mu - 1 with mu in 1/cm.
@@ -210,13 +218,15 @@ def dual_domain_loop(
     predict(x_i, i): estimate of the clean image at step i (clipped to [-1, 1] here); noise(i): standard normal image,
     i = T for the start and i for going from step i to i - 1. a: weight of the prior in the image domain at the end of
     sampling; n: decay of that weight; delta_y: weight in the branch of the uncorrected image. delta_period: number of
-    steps over which delta decays; default T (published code: 100 whatever T is). Returns the corrected image [B, 1,
-    H, W]."""
+    steps over which delta decays; default T (published code: 100 whatever T is). start: first guess that is brought to
+    the noise of step T - 1; None (published) starts from noise alone. Returns the corrected image [B, 1, H, W]."""
     period = delta_period or schedule.steps
     uncorrected = 2 * data.reconstruct(data.sinogram) - 1
     spread = data.spread()  # linear: one backprojection serves all steps
     m_y = (delta_y * spread).clamp(0, 1)
     x = noise(schedule.steps)
+    if start is not None:
+        x = math.sqrt(schedule.alpha_bar[-1]) * start + math.sqrt(1 - schedule.alpha_bar[-1]) * x
     for i in reversed(range(schedule.steps)):
         x0 = predict(x, i).clamp(-1, 1)
         delta = 1 - (1 - a) * math.exp(-n * (i + 1) / period)
@@ -242,11 +252,10 @@ def last_step(x: Tensor, data: Measurement, delta: float) -> Tensor:
 def hu_prior(denoise: Callable[..., Tensor], schedule: DiscreteVP) -> Callable[[Tensor, int], Tensor]:
     """The one border between the loop (VP states in x = 2 mu - 1) and a denoiser of HU images in the VE view.
 
-    mu = 0.192 (1 + HU / 1000) 1/cm, hence HU = scale (x + 1) - 1000 with scale = 1000 / (2 * 0.192)."""
-    scale = 1000 / (2 * MU_CM)
+    mu = 0.192 (1 + HU / 1000) 1/cm, hence HU = HU_PER_X (x + 1) - 1000."""
 
     def predict(x: Tensor, i: int) -> Tensor:
-        hu = (x / math.sqrt(schedule.alpha_bar[i]) + 1) * scale - 1000
-        return (denoise(hu, schedule.sigmas[i] * scale, None) + 1000) / scale - 1
+        hu = (x / math.sqrt(schedule.alpha_bar[i]) + 1) * HU_PER_X - 1000
+        return (denoise(hu, schedule.sigmas[i] * HU_PER_X, None) + 1000) / HU_PER_X - 1
 
     return predict
