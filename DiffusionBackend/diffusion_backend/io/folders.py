@@ -98,9 +98,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK:
+        # numpy gives no number when a write falls short, only "1000 requested and 300 written"
+        number = errno.ENOSPC if error.errno is None and "written" in str(error) else error.errno
+        if number not in _DISK:
             raise
         raise DiskError(
-            f"The disk or folder of '{folder}' {_DISK[error.errno]}; nothing was written.",
+            f"The disk or folder of '{folder}' {_DISK[number]}; nothing was written.",
             "Free space or choose another folder.",
         ) from error
