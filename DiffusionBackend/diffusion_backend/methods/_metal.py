@@ -247,7 +247,7 @@ def _grown(metal: np.ndarray, margin: int) -> np.ndarray:
         outline = outline.copy()
         outline[shift:] |= metal[:-shift]
         outline[:-shift] |= metal[shift:]
-    bare = ~metal.any((1, 2))
+    bare = np.logical_not(metal.any((1, 2)))
     return np.where(bare[:, None, None], outline, metal) if margin else metal
 
 

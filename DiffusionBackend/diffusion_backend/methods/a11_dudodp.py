@@ -117,10 +117,10 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
     factor = coarse_factor(fine.grid, p.image_size)
     coarse = fine.on(coarse_grid(fine.grid, factor))
     data = measurement(run, coarse, sinogram, trace, p)
-    guess = None
+    start = None
     if network is None or p.start_noise > 0:
-        guess = 2 * 10 * nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)[:, None] - 1
-    predict = hu_prior(network, schedule) if network else lambda x, i: guess
+        start = 2 * 10 * nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)[:, None] - 1
+    predict = hu_prior(network, schedule) if network is not None else always(start)
     shape = (1, coarse.grid.rows, coarse.grid.columns)
 
     def report(i: int, state: dict[str, Tensor]) -> None:
@@ -128,7 +128,7 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
 
     with run.clock("physics"):  # the network's clock stops this one
         x = dual_domain_loop(predict, lambda i: batch.noise(i, shape), schedule, data, a=p.a, n=p.n,
-                             delta_y=p.delta_y, start=guess if p.start_noise > 0 else None, on_step=report)
+                             delta_y=p.delta_y, start=start if p.start_noise > 0 else None, on_step=report)
         if factor > 1:
             x = last_step(refine(x[:, 0], factor, fine.grid)[:, None], measurement(run, fine, sinogram, trace, p),
                           delta=1 - (1 - p.a) * math.exp(-p.n / schedule.steps))
@@ -154,6 +154,11 @@ def nmar_images(run: Run, scanner: Any, metal: Tensor, sinogram: Tensor, trace: 
 
     with run.clock("physics"):
         return nmar_prior(scanner.reconstruct(interpolate_linear(sinogram, trace)), metal)
+
+
+def always(image: Tensor | None) -> Callable[[Tensor, int], Any]:
+    """A prior that answers with the same image at every step."""
+    return lambda x, i: image
 
 
 def _hu(x: Tensor) -> Tensor:
