@@ -1,4 +1,4 @@
-"""Predicates on projections, masks, text, tables and colour; defaults of each kind; equal verdicts from stored facts."""
+"""Predicates on projections, masks, text, tables and colour; equal verdicts from the facts alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry is kept bit for bit from input to output: 48 orientations, oblique, anisotropic, one slice, two dimensions."""
+"""Geometry is kept bit for bit from input to output: 48 orientations, oblique, anisotropic, one slice."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def test_two_dimensional_images_are_volumes_of_one_slice(tmp_path, form):
 
 
 def test_four_dimensional_and_colour_images(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4, 5), np.float32), isVector=False), str(tmp_path / "time.nrrd"))
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4, 5), np.float32), isVector=False)
+    sitk.WriteImage(image, str(tmp_path / "time.nrrd"))
     with pytest.raises(InputError, match="4 dimensions, but a volume has three"):
         images.read_volume(tmp_path / "time.nrrd")
     head.write(tmp_path / "rgb.nrrd", np.zeros((2, 3, 4, 3), np.uint8))

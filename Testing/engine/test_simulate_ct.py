@@ -31,8 +31,8 @@ def simulate(folder, *settings, size=128, seed=0):
     source = head.write(folder / "ct.nrrd", head.hu(slices=2, size=size, metal=False), (1.4, 1.4, 2.5),
                         direction=head.rotation())  # fmt: skip
     options = [part for s in settings for part in ("--set", s)]
-    code = main(["simulate", "ct", "--input", str(source), "--output", str(folder / "sim"), "--seed", str(seed), *options])
-    return code, source
+    given = ["--input", str(source), "--output", str(folder / "sim"), "--seed", str(seed)]
+    return main(["simulate", "ct", *given, *options]), source
 
 
 def test_from_a_volume_to_projections_to_a_reconstruction_on_the_reference(tmp_path, capsys):

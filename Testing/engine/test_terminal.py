@@ -1,4 +1,4 @@
-"""What the terminal shows and writes: bar, plan, exit codes, formats, text, DICOM names, a really full disk, the plan alone."""
+"""What the terminal shows and writes: bar, plan, exit codes, formats, text, DICOM names, a really full disk."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_the_bar_tells_stage_item_step_sample_and_remaining_time():
 
 def test_a_person_sees_a_bar_and_formats_and_one_path_work(tmp_path):
     source = head.write(tmp_path / "h.nrrd", head.hu())
-    done = engine("run", "li", "--input", source, "--output", tmp_path / "o", "--format", "nii.gz", *QUICK, progress="bar")
+    given = ("--input", source, "--output", tmp_path / "o", "--format", "nii.gz")
+    done = engine("run", "li", *given, *QUICK, progress="bar")
     assert done.returncode == 0, done.stdout
     assert "Plan: correction" in done.stdout and "[####" in done.stdout and "Done in" in done.stdout
     assert not [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -158,12 +159,14 @@ def test_tables_and_texts_are_written_as_files(tmp_path):
 
 @pytest.fixture(params=[100, 250, 600], ids=lambda kb: f"{kb} kB")
 def tiny_disk(tmp_path, request):
-    """A small file system, where this user may mount one: too small for the job, its result, the files of the result."""
+    """A file system too small for the job, its result, the files of the result; where this user may mount one."""
     place = tmp_path / "tiny disk"
     place.mkdir()
     if not shutil.which("mount") or os.name != "posix":
         pytest.skip("No mount command.")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", place], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", place], capture_output=True, check=False
+    )
     if made.returncode:
         pytest.skip("This user may not mount a file system.")
     yield place
