@@ -293,3 +293,30 @@ def test_oracle_of_the_product_reaches_the_note_on_the_syndeeplesion_sample(real
     ring = inside & (distance >= 3) & (distance <= 20)
     assert np.sqrt(np.mean(error[inside] ** 2)) <= 20
     assert np.sqrt(np.mean(error[ring] ** 2)) <= 50
+
+
+def test_options_of_the_shared_part():
+    """Neighbours within slice_margin are corrected with the outline; the metal can be a fixed value or the estimate."""
+    ct = grid(head.hu(slices=5, size=48))
+    corrected = out(run("li", ct, slice_margin=1, reinsert="fixed", reinsert_hu=1234, **VIRTUAL))
+    changed = [bool((corrected[k] != ct.array[k]).any()) for k in range(5)]
+    assert changed == [False, True, True, True, False]
+    assert (corrected[2][ct.array[2] > 2500] == 1234).all()
+    left = out(run("li", ct, reinsert="no", **VIRTUAL))
+    assert left[2][ct.array[2] > 2500].max() < 2500
+    only = out(run("li", ct, slice_margin=1, first_slice=3, last_slice=3, **VIRTUAL))
+    assert [bool((only[k] != ct.array[k]).any()) for k in range(5)] == [False, False, False, True, False]
+    with pytest.raises(InputError, match="slices 7 to 100000 were asked for"):
+        run("li", ct, first_slice=7, **VIRTUAL)
+
+
+def test_nmar_image_as_prior_needs_no_network():
+    """The fallback without weights: no model is loaded, and the result is between the input and NMAR's own."""
+    ct = grid(head.hu(slices=3, size=48))
+    around = Surroundings(load=None)
+    request = Request("a11", {"prior": "nmar", "steps": 5, **VIRTUAL}, device="cpu")
+    result = execute(methods.load("a11"), request, {"ct": ct}, around)
+    assert result.record["evaluations"] == 0
+    body = (ct.array[1] > -500) & (ct.array[1] < 2500)
+    own = out(run("nmar", ct, **VIRTUAL))[1]
+    assert np.abs(out(result)[1] - own)[body].mean() < 0.5 * np.abs(ct.array[1] - own)[body].mean()
