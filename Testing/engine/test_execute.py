@@ -26,7 +26,8 @@ CARD = {"id": "m", "interface": "Denoiser", "dims": 2, "channels": 1, "unit": "H
 def method(**more):
     given = {
         "id": "test", "name": "Test", "module": "reconstruction", "task": "test", "state": "works",
-        "summary": "A test.", "inputs": (Input("ct", unit="HU", help="CT."),), "outputs": (Output("image", unit="HU", help="I."),),
+        "summary": "A test.", "inputs": (Input("ct", unit="HU", help="CT."),),
+        "outputs": (Output("image", unit="HU", help="I."),),
     }  # fmt: skip
     return Method(**given | more)
 

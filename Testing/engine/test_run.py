@@ -29,9 +29,9 @@ def make(batch=8, seed=0, shared="shared", **more):
     return Run(METHOD, SimpleNamespace(slice_noise=shared, steps=3), Settings(seed=seed, batch=batch), **more)
 
 
-def draw(run, n=6, shape=(2, 3)):
-    with run.stage("sampling"):
-        return run.map(slices(n), lambda batch, x: batch.noise(1, shape), np.zeros(n))
+def draw(run, n=6, shape=(2, 3), stage="sampling", step=1):
+    with run.stage(stage):
+        return run.map(slices(n), lambda batch, x: batch.noise(step, shape), np.zeros(n))
 
 
 def test_noise_is_bit_identical_for_every_batch_and_normal():
@@ -49,6 +49,8 @@ def test_noise_depends_on_seed_sample_stage_step_and_item_and_on_nothing_else():
     other = make(shared="independent")
     other.sample = 1
     assert not torch.equal(draw(other), base)
+    assert not torch.equal(draw(make(shared="independent"), stage="refining"), base)
+    assert not torch.equal(draw(make(shared="independent"), step=2), base)
     assert len({tuple(b.flatten().tolist()) for b in base}) == 6
     assert torch.equal(torch.get_rng_state(), state)
     keys = [(0, 0, "a", 1, 0), (0, 0, "b", 1, 0), (0, 0, "a", 2, 0)]
