@@ -115,7 +115,7 @@ def verdict(check: Check, known: Mapping[str, Facts], p: Any, items: Mapping[str
     what = f"The input '{check.input}'"
     if check.pixels:
         return PIXEL_PREDICATES[check.name](what, items[check.input], limits)
-    return PREDICATES[check.name](what, known[check.input], limits, known.get(other, {}))
+    return PREDICATES[check.name](what, known[check.input], limits, known.get(str(other), {}))
 
 
 # ---- predicates on facts: (what, facts, limits, facts of the other input) -> sentence or "" ----

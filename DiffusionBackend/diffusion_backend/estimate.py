@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import memory
-from .data import Item
+from .data import Grid, Item, Segmentation
 from .errors import MemoryExhausted
 from .method import Stage
 from .run import Run
@@ -92,6 +92,7 @@ def _one_call(run: Run, part: str, stage: Stage) -> tuple[float, int]:
 def _data_bytes(run: Run, inputs: Mapping[str, Item]) -> int:
     """Outputs as float32 on the largest input grid, float64 mean and spread with several samples; inputs stay on
     disk."""
-    voxels = max((int(np.prod(i.array.shape)) for i in inputs.values() if hasattr(i, "array")), default=0)
+    sizes = (int(np.prod(i.array.shape)) for i in inputs.values() if isinstance(i, (Grid, Segmentation)))
+    voxels = max(sizes, default=0)
     outputs = sum(o.kind not in ("table", "text") for o in run.method.outputs if not o.when)
     return voxels * outputs * (4 + (16 if run.settings.samples > 1 else 0))

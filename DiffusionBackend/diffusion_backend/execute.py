@@ -67,13 +67,14 @@ def execute(module: Any, request: Request, inputs: Mapping[str, Item], around: S
     checks.enforce(method.checks(), inputs, p)
     settings = _settings(request)
     models = _models(method, request.models)
-    cards = {s.name: _card(s, around.card(models[s.name])) for s in method.models if s.used(p)} if around.card else {}
+    card, load = around.card, around.load
+    cards = {s.name: _card(s, card(models[s.name])) for s in method.models if s.used(p)} if card else {}
     run = Run(
         method,
         p,
         settings,
         models=models,
-        load=(lambda model: around.load(model, settings.device)) if around.load else None,
+        load=(lambda model: load(model, settings.device)) if load else None,
         report=around.report,
         cancelled=around.cancelled,
         keep=around.keep,

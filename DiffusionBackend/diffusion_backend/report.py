@@ -13,7 +13,7 @@ import numpy as np
 from .data import Grid, Item, Segmentation
 from .metrics import image as metrics
 
-COLUMNS = ("image", "slice", "rmse", "mae", "bias", "psnr_db", "ssim", "pixels")
+COLUMNS: tuple[str, ...] = ("image", "slice", "rmse", "mae", "bias", "psnr_db", "ssim", "pixels")
 METAL_HU = 2500.0
 WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 CHANGE_HU = (-200.0, 200.0)

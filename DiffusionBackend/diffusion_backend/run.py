@@ -126,7 +126,8 @@ class Run:
                 self._halve(len(chosen))
                 continue
             single = isinstance(pieces, Tensor)
-            for name, piece in ({"": pieces} if single else pieces).items():
+            named: dict[str, Tensor] = {"": pieces} if isinstance(pieces, Tensor) else pieces
+            for name, piece in named.items():
                 if name not in collected:
                     collected[name] = items.collector(piece)
                 collected[name].add(chosen, piece.detach().cpu())

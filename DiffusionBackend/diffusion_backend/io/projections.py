@@ -35,7 +35,7 @@ def read_projections(path: Path) -> Grid:
 
 def write_projections(grid: Grid, path: Path) -> None:
     """Write `.npz` (compressed)."""
-    placement = {"ijkToRAS": np.asarray(grid.geometry.ijk_to_ras)} if grid.geometry else {}
+    placement: dict[str, Any] = {"ijkToRAS": np.asarray(grid.geometry.ijk_to_ras)} if grid.geometry else {}
     np.savez_compressed(path, sinogram=grid.array, geometry=np.array(json.dumps(grid.acquisition)), **placement)
 
 

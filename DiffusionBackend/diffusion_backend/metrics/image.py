@@ -3,6 +3,8 @@ image's own range."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from scipy import ndimage
 
@@ -18,11 +20,11 @@ def body_mask(reference: np.ndarray) -> np.ndarray:
     Everything where no body is found (a slice of air): then the metric covers the whole slice.
     """
     mask = ndimage.binary_opening(reference > BODY_HU, iterations=2)
-    labels, count = ndimage.label(mask)
+    labels, count = cast(tuple[np.ndarray, int], ndimage.label(mask))
     if count == 0:
         return np.ones(reference.shape, bool)
     sizes = np.bincount(labels.ravel())[1:]
-    return ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax()))
+    return np.asarray(ndimage.binary_fill_holes(labels == 1 + int(sizes.argmax())))
 
 
 def compare(
