@@ -12,11 +12,10 @@ import numpy as np
 
 from .data import Grid, Item, Segmentation
 from .metrics import image as metrics
+from .pictures import CHANGE_HU, SOFT_TISSUE_HU
 
 COLUMNS: tuple[str, ...] = ("image", "slice", "rmse", "mae", "bias", "psnr_db", "ssim", "pixels")
 METAL_HU = 2500.0
-WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
-CHANGE_HU = (-200.0, 200.0)
 AIR_BELOW_HU = -500.0
 MEANS = ("mae", "bias", "ssim")
 
@@ -134,7 +133,7 @@ def _window(array: np.ndarray, unit: str) -> tuple[float, float]:
     """Soft tissue for images in HU (they contain air), +- 200 HU for differences, else nearly the whole range."""
     low, high = np.percentile(array, [1, 99])
     if unit == "HU" and low < AIR_BELOW_HU:
-        return WINDOW_HU
+        return SOFT_TISSUE_HU
     if unit == "HU" and low < 0:
         return CHANGE_HU
     return float(low), float(high) if high > low else float(low) + 1
