@@ -10,7 +10,7 @@ import pytest
 from diffusion_backend import models
 from diffusion_backend.anatomy.phantoms import phantom
 from diffusion_backend.errors import InputError
-from diffusion_backend.evaluate import mar
+from diffusion_backend.evaluate import mar, mar_cases
 
 
 @pytest.fixture
@@ -60,8 +60,9 @@ def test_methods_never_get_the_reference_and_the_oracle_alone_knows_it(case, mon
 
 
 def test_table_has_all_rows_and_resumes(patients, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mar, "METALS", mar.METALS[2:3])
-    monkeypatch.setattr(mar, "GENERATED", mar.GENERATED[2:3])
+    monkeypatch.setattr(mar, "METALS", mar_cases.METALS[2:3])
+    monkeypatch.setattr(mar_cases, "METALS", mar_cases.METALS[2:3])
+    monkeypatch.setattr(mar_cases, "GENERATED", mar_cases.GENERATED[2:3])
     output = tmp_path / "out" / "mar.csv"
     options = {"patients": 2, "slices": 1, "rows": ("uncorrected", "li", "nmar"), "mode": "projections"}
     mar.evaluate(patients, output, **options)

@@ -11,8 +11,7 @@ smoother or TV in place of the network (what the prior is worth).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +20,18 @@ import torch
 from scipy import ndimage
 
 from .. import methods, models
-from ..data import Grid, Item, PatientGeometry, Segmentation, volume
+from ..data import Item
 from ..errors import InputError
 from ..execute import Request, Surroundings, execute
 from ..metrics import image as metrics
-from ..params import validate
 from ..pictures import SOFT_TISSUE_HU, montage
-from ..simulate import metal as simulation
 from .denoise import classical_denoisers
+from .mar_cases import METALS, Case, held_out, make_case
 from .tables import Cases, cases_path, write_table
 
-METALS = (("amalgam", 5.0), ("titanium", 10.0), ("cocrmo", 16.0), ("ti6al4v", 26.0))  # material, mean diameter in mm
-GENERATED = ("filling", "screw", "stem", "hip")  # without a file of outlines, in the same order
 METHODS = ("uncorrected", "li", "nmar", "a11", "oracle", "a11-gaussian", "a11-tv")
 FIGURES = ("rmse_hu", "ring_rmse_hu", "bone_bias_hu", "ssim", "seconds")
 BONE_HU, RING_PX = 300.0, (3, 20)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One slice with simulated metal: what the methods get, and what they are compared with."""
-
-    name: str
-    metal: str
-    ct: Grid
-    sinogram: Grid
-    mask: Segmentation
-    reference: np.ndarray  # HU [H, W]
-
-
-def held_out(data: Path, patients: int, slices: int) -> Iterator[tuple[str, Grid]]:
-    """(patient/index, one-slice volume in HU) of up to `slices` slices of `patients` held-out patients."""
-    pack = data / "ct-tcia-slices" / "test-native512.npz"
-    if not pack.exists():
-        raise InputError(f"'{data}' has no ct-tcia-slices/test-native512.npz.", "Give --data the folder that holds it.")
-    with np.load(pack) as arrays:
-        hu, pixel, thick, names = (arrays[k] for k in ("hu", "pixel_mm", "slice_mm", "patient"))
-    for patient in sorted(set(names.tolist()))[:patients]:
-        indices = np.flatnonzero(names == patient)
-        for index in indices[np.linspace(0, len(indices) - 1, min(slices, len(indices))).round().astype(int)]:
-            image = hu[index].astype(np.float32)
-            image = image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2).mean((1, 3))
-            spacing = (2 * float(pixel[index]), 2 * float(pixel[index]), float(thick[index]))
-            placed = PatientGeometry.from_itk(spacing, (0, 0, 0), np.eye(3).ravel())
-            yield f"{patient}/{index}", volume(image[None], placed)
-
-
-def make_case(name: str, clean: Grid, data: Path, number: int, seed: int) -> Case:
-    """The slice with the metal `number` of METALS."""
-    material, diameter = METALS[number]
-    shapes = data / "metal-shapes" / "metal-shapes.npz"
-    wanted: dict[str, Any] = {"metal": material, "keep_projections": True, "implant": GENERATED[number]}
-    if shapes.exists():
-        wanted |= {"shapes": str(shapes), "shape_mm": diameter}
-    made = simulation.simulate({"ct": clean}, validate(simulation.PARAMETERS, wanted), seed)
-    return Case(name, f"{material} {diameter:g} mm", made["ct.nrrd"], made["projections.npz"],  # type: ignore[arg-type]
-                made["metal.nrrd"], np.asarray(clean.array)[0])  # type: ignore[arg-type]  # fmt: skip
 
 
 def correct(method: str, case: Case, mode: str, model: str, device: str, parameters: Mapping[str, Any]) -> np.ndarray:
