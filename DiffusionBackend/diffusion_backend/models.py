@@ -288,6 +288,8 @@ def load_denoiser(model: str | Path, device: str = "cpu") -> Denoiser:
 
 def denoiser(bundle: Bundle, device: str = "cpu") -> Denoiser:
     """Build the network of a loaded bundle (float32) and wrap it. ModelError where card and weights don't fit."""
+    import torch
+
     card = bundle.card
     if card["interface"] != "Denoiser":
         raise ModelError(f"The model '{card['id']}' is a {card['interface']}, but a Denoiser is needed here.")
@@ -304,6 +306,8 @@ def denoiser(bundle: Bundle, device: str = "cpu") -> Denoiser:
         raise ModelError(f"The model '{card['id']}' doesn't fit its card: {error}.", REINSTALL) from None
     module.load_state_dict({key: value.float() for key, value in bundle.parts["denoiser"].items()})
     module.requires_grad_(False).eval().to(device)
+    if card["dims"] == 2:
+        module.to(memory_format=torch.channels_last)  # a third faster on a CPU, same result to rounding
     low, high = card.get("sigma_range", (0.0, float("inf")))
     return Denoiser(card, module, estimate, stride, offset, scale, (float(low), float(high)))
 

@@ -5,5 +5,6 @@ from pathlib import Path
 
 from ..training import Recipe
 from .ct_image import CtImage
+from .ct_sinogram import CtSinogram
 
-RECIPES: dict[str, Callable[[Path], Recipe]] = {"ct-image": CtImage}
+RECIPES: dict[str, Callable[[Path], Recipe]] = {"ct-image": CtImage, "ct-sinogram": CtSinogram}

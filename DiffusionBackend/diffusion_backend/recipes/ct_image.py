@@ -73,6 +73,21 @@ def random_crop(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     return crop.flip(flips).clamp(min=-1000)
 
 
+def provenance(train: dict[str, list[np.ndarray]], validation: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """The part of a card that tells where these slices come from, and the terms that go with them."""
+    return {
+        "domain": {"anatomy": "axial CT: chest, abdomen, neck, head, pelvis", "pixel_mm": [0.4, 4.0]},
+        "licence": "CC BY 4.0",
+        "attribution": "Trained on images of The Cancer Imaging Archive (17 collections, CC BY 3.0 and 4.0; "
+        "Clark et al., J. Digit. Imaging 26, 2013) and a head CT of Aliza Medical Imaging (BSD-2-Clause).",
+        "training": {
+            "data": "ct-tcia-slices: metal-free training slices, by patient",
+            "patients": {"train": sorted(train), "validation": sorted(validation)},
+            "slices": sum(map(len, train.values())),
+        },
+    }
+
+
 class CtImage:
     """Two phases of equal cost a step: 16 crops of 64 pixels (70 % of the time), then 4 crops of 128 pixels."""
 
@@ -121,7 +136,7 @@ class CtImage:
         return {"score": math.exp(np.mean(np.log(list(rmse.values())))), **rmse}
 
     def card(self) -> dict[str, Any]:
-        return {
+        return provenance(self.train, self.validation) | {
             "interface": "Denoiser",
             "dims": 2,
             "channels": 1,
@@ -129,15 +144,6 @@ class CtImage:
             "sigma_range": list(SIGMA_HU),
             "normalisation": {"offset": OFFSET_HU, "scale": SCALE_HU, "sigma_data": SIGMA_DATA},
             "network": {"architecture": "UNet", "parametrisation": "EDM", **NETWORK},
-            "domain": {"anatomy": "axial CT: chest, abdomen, neck, head, pelvis", "pixel_mm": [0.4, 4.0]},
-            "licence": "CC BY 4.0",
-            "attribution": "Trained on images of The Cancer Imaging Archive (17 collections, CC BY 3.0 and 4.0; "
-            "Clark et al., J. Digit. Imaging 26, 2013) and a head CT of Aliza Medical Imaging (BSD-2-Clause).",
-            "training": {
-                "data": "ct-tcia-slices: metal-free training slices, by patient",
-                "patients": {"train": sorted(self.train), "validation": sorted(self.validation)},
-                "slices": sum(map(len, self.train.values())),
-            },
-        }  # fmt: skip
+        }
 
 
