@@ -78,7 +78,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One output. `display` from DISPLAYS; `when` = "samples>1" for what only repeated samples give.
+    """One output. `display` from DISPLAYS; `when` = "samples>1" for what only repeated samples give, or
+    "parameter=value" for what a method gives on request.
 
     `of` names the output whose mean a repeated sampling returns; an output "std" with `of="corrected"` is made by
     the engine.

@@ -17,7 +17,7 @@ class Samples:
 
     def __init__(self, method: Method, samples: int) -> None:
         self.samples = samples
-        self.declared = [o for o in method.outputs if o.when != "samples>1"]
+        self.declared = [o for o in method.outputs if not o.when]
         self.spreads = [o for o in method.outputs if o.when == "samples>1"]
         self.count = 0
         self.first: dict[str, Item] = {}

@@ -157,14 +157,14 @@ def write_output(name: str, item: Item, files: Path, form: str) -> dict[str, Any
     if isinstance(item, Text):
         write_text(files / f"{name}.txt", item.text)
         return {"file": f"{name}.txt"}
+    if isinstance(item, Grid) and item.axes[-1].name == "bin":
+        write_projections(item, files / f"{name}.npz")
+        return {"file": f"{name}.npz"}
     if isinstance(item, (Grid, Segmentation)) and item.geometry is not None:
         label = isinstance(item, Segmentation)
         extension = form if label or form != "seg.nrrd" else "nrrd"
         images.write_item(item, files / f"{name}.{extension}")
         return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]}
-    if isinstance(item, Grid):
-        write_projections(item, files / f"{name}.npz")
-        return {"file": f"{name}.npz"}
     rows = [",".join(item.columns), *(",".join(str(v) for v in row) for row in item.rows)]  # type: ignore[union-attr]
     write_text(files / f"{name}.csv", "\n".join(rows) + "\n")
     return {"file": f"{name}.csv"}

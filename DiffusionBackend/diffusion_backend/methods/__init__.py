@@ -10,6 +10,7 @@ from ..method import Method
 from ..params import nearest
 
 MODULES = {
+    "a10": "a10_ddpm_mar",
     "a11": "a11_dudodp",
     "fbp": "fbp",
     "li": "li",

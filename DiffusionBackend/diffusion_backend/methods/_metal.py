@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import Check
-from ..data import Grid, Segmentation, Table
+from ..data import Grid, Segmentation, Table, projections
 from ..errors import InputError
 from ..method import Input, Output
 from ..params import Boolean, Choice, Integer, Parameter, Real
@@ -43,6 +43,8 @@ OUTPUTS = (
     Output("shadow", kind="volume", display="overlay",
            help="Share of the rays through each voxel that met metal, 0 to 1: what had to be estimated."),
     Output("metal", kind="segmentation", display="overlay", help="The metal that was used."),
+    Output("completed", kind="projections", display="none", when="keep_sinogram=True",
+           help="Completed line integrals of the slices that were worked on, measured or of the virtual scanner."),
     Output("report", kind="table", display="table", help="Per changed slice: metal, trace and change."),
 )
 STD = Output("std", kind="volume", unit="HU", display="overlay", when="samples>1", of="corrected",
@@ -77,6 +79,7 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
         Boolean("fill_holes", True, help="Fill holes of the metal in each slice.", **advanced),
         Integer("trace_dilation", 1, unit="bins", low=0, high=5,
                 help="Safety margin of the metal's shadow in the projections, on each side.", **advanced),
+        Boolean("keep_sinogram", False, help="Also give the completed line integrals.", **advanced),
         Integer("views", views, unit="views", low=90, high=2000, help="Views of the virtual scanner.", **advanced),
         Integer("bins", bins, unit="bins", low=91, high=2001, help="Detector bins of the virtual scanner.", **advanced),
     )
@@ -110,8 +113,9 @@ class Case:
         """Apply `f(batch, hu, metal, sinogram, trace)` to the chosen slices, everything on the grid of square pixels.
 
         hu, metal [B, H, W]; sinogram: measured or virtual line integrals, trace: metal's shadow [B, V, D]. `f` returns
-        the reconstruction as "hu" [B, H, W]; slices whose shadow is empty keep the plain reconstruction, or in
-        image-only mode the original. Returns "hu" and "shadow" as stored (slice, row, column), "trace" as shares."""
+        the reconstruction as "hu" [B, H, W] and the completed "sinogram" [B, V, D]; slices whose shadow is empty keep
+        the plain reconstruction, or in image-only mode the original. Returns "hu" and "shadow" as stored (slice, row,
+        column), "trace" as shares, "sinogram" where it is to be kept."""
         from ..items import slices
 
         def work(batch: Batch, hu: Tensor, metal: Tensor, *measured: Tensor) -> dict[str, Tensor]:
@@ -140,14 +144,15 @@ class Case:
             require_data(trace)
             shadow = shadow_map(trace, self.scanner.projector)
             excess = trace_too_small(sinogram, trace)
-        corrected = f(batch, image, inside, sinogram, trace)["hu"]
+        found = f(batch, image, inside, sinogram, trace)
         hit = trace.flatten(1).any(1)
         plain = mu_to_hu(self.scanner.reconstruct(sinogram)) if measured and not bool(hit.all()) else image
-        result = self.plane.from_grid(corrected.where(hit[:, None, None], plain))
+        result = self.plane.from_grid(found["hu"].where(hit[:, None, None], plain))
         if not measured:
             result = result.where(hit[:, None, None], hu.float())
-        return {"hu": result, "shadow": self.plane.from_grid(shadow).clamp(0, 1),
-                "trace": trace.flatten(1).float().mean(1), "excess": excess.float()}
+        pieces = {"hu": result, "shadow": self.plane.from_grid(shadow).clamp(0, 1),
+                  "trace": trace.flatten(1).float().mean(1), "excess": excess.float()}
+        return pieces | ({"sinogram": found["sinogram"]} if batch.run.p.keep_sinogram else {})
 
     def outputs(self, pieces: Mapping[str, np.ndarray], p: Any) -> dict[str, Any]:
         """All declared outputs, in the axes of the volume; metal is put back."""
@@ -164,7 +169,11 @@ class Case:
         difference = (corrected - self.hu).astype(np.float32)
         stored = [np.ascontiguousarray(np.moveaxis(a, 0, self.axis)) for a in (corrected, difference, shadow)]
         metal = np.ascontiguousarray(np.moveaxis(self.metal, 0, self.axis)).astype(np.uint8)
-        return {
+        kept = {}
+        if "sinogram" in pieces:
+            about = self.scanner.geometry.to_dict() | {"slices": chosen}
+            kept["completed"] = projections(pieces["sinogram"], about, self.ct.geometry)
+        return kept | {
             "corrected": self.ct.like(stored[0]),
             "difference": self.ct.like(stored[1]),
             "shadow": self.ct.like(stored[2], ""),

@@ -88,7 +88,7 @@ def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
     schedule = respaced(p.steps, p.start_noise)
     network = run.model("prior") if p.prior == "network" else None
     with run.stage("correction"):
-        pieces = case.map(run, lambda batch, *slices: {"hu": correct(batch, case, schedule, network, p, *slices)})
+        pieces = case.map(run, lambda batch, *slices: correct(batch, case, schedule, network, p, *slices))
     return case.outputs(pieces, p)
 
 
@@ -106,8 +106,8 @@ def respaced(steps: int, start_noise: float = 0.0) -> DiscreteVP:
 
 
 def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Callable[..., Tensor] | None, p: Any,
-            hu: Tensor, metal: Tensor, sinogram: Tensor, trace: Tensor) -> Tensor:
-    """Corrected slices [B, H, W] in HU from slices, metal [B, H, W], line integrals and shadow [B, V, D].
+            hu: Tensor, metal: Tensor, sinogram: Tensor, trace: Tensor) -> dict[str, Tensor]:
+    """Corrected slices [B, H, W] in HU, and the line integrals [B, V, D] with what the result puts into the shadow.
 
     The loop runs on a grid of at most `image_size` pixels; its result then fills the shadow of the projections at full
     resolution, as in the loop's last step."""
@@ -129,10 +129,14 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
     with run.clock("physics"):  # the network's clock stops this one
         x = dual_domain_loop(predict, lambda i: batch.noise(i, shape), schedule, data, a=p.a, n=p.n,
                              delta_y=p.delta_y, start=start if p.start_noise > 0 else None, on_step=report)
+        full = measurement(run, fine, sinogram, trace, p)
         if factor > 1:
-            x = last_step(refine(x[:, 0], factor, fine.grid)[:, None], measurement(run, fine, sinogram, trace, p),
+            x = last_step(refine(x[:, 0], factor, fine.grid)[:, None], full,
                           delta=1 - (1 - p.a) * math.exp(-p.n / schedule.steps))
-    return _hu(x[:, 0])
+        found = {"hu": _hu(x[:, 0])}
+        if p.keep_sinogram:
+            found["sinogram"] = full.filled((x + 1) / 2)[:, 0].where(trace, sinogram)
+    return found
 
 
 def measurement(run: Run, scanner: Any, sinogram: Tensor, trace: Tensor, p: Any) -> Measurement:

@@ -53,7 +53,8 @@ def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
 
     def correct(batch: Batch, hu: Tensor, metal: Tensor, sinogram: Tensor, trace: Tensor) -> dict[str, Tensor]:
         with run.clock("physics"):
-            return {"hu": mu_to_hu(case.scanner.reconstruct(interpolate_linear(sinogram, trace, p.anchor)))}
+            filled = interpolate_linear(sinogram, trace, p.anchor)
+            return {"hu": mu_to_hu(case.scanner.reconstruct(filled)), "sinogram": filled}
 
     with run.stage("correction"):
         pieces = case.map(run, correct)

@@ -55,7 +55,7 @@ def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
         scanner = case.scanner
         with run.clock("physics"):
             filled = nmar(sinogram, trace, metal, scanner.projector, scanner.reconstruct, keep_lung=p.keep_lung)
-            return {"hu": mu_to_hu(scanner.reconstruct(filled))}
+            return {"hu": mu_to_hu(scanner.reconstruct(filled)), "sinogram": filled}
 
     with run.stage("correction"):
         pieces = case.map(run, correct)
