@@ -25,7 +25,10 @@ SIMULATIONS = {
 EVALUATIONS = {
     "denoise": "evaluate.denoise",
     "mar": "evaluate.mar",
+    "clinical": "evaluate.clinical",
 }  # task -> module with evaluate(data, output, **params)
+
+CONVERSIONS = {"syndeeplesion": "io.syndeeplesion"}  # data set -> module with convert(path, output, **params)
 
 
 def _module(name: str) -> Any:
@@ -118,13 +121,32 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     def work() -> None:
-        from .terminal import pairs
-
         module = _task(EVALUATIONS, arguments.task)
-        given = {name: _literal(text) for name, text in pairs(arguments.settings, "--set").items()}
-        module.evaluate(arguments.data, arguments.output, **given)
+        module.evaluate(arguments.data, arguments.output, **_settings(arguments))
 
     return _guarded(work)
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", metavar="DATASET", help=", ".join(CONVERSIONS))
+    parser.add_argument("path", type=Path, metavar="PATH", help="its folder, or the folder of one case")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    def work() -> None:
+        module = _task(CONVERSIONS, arguments.task)
+        module.convert(arguments.path, arguments.output, **_settings(arguments))
+
+    return _guarded(work)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of --set, as JSON where they are."""
+    from .terminal import pairs
+
+    return {name: _literal(text) for name, text in pairs(arguments.settings, "--set").items()}
 
 
 def _task(tasks: dict[str, str], task: str) -> Any:
@@ -190,10 +212,7 @@ def _models_text(arguments: argparse.Namespace) -> str:
         return f"{arguments.id}: removed."
     if not arguments.file:
         raise InputError("models import needs a method and a checkpoint file: models import a11 model.pt")
-    from .terminal import pairs
-
-    given = {name: _literal(text) for name, text in pairs(arguments.settings, "--set").items()}
-    card = models.import_model(arguments.id, arguments.file, name=arguments.name, options=given)
+    card = models.import_model(arguments.id, arguments.file, name=arguments.name, options=_settings(arguments))
     return f"{card['id']}: imported, {card['parameters']} parameters.\nLicence: {card['licence']}"
 
 
@@ -209,6 +228,7 @@ COMMANDS: dict[str, Command] = {
     "worker": ("Run job folders named on standard input.", lambda parser: None, _worker),
     "batch": ("Run a method on many studies.", _batch_arguments, _batch),
     "simulate": ("Make test data.", _simulate_arguments, _simulate),
+    "convert": ("Bring a public data set to files that run takes.", _convert_arguments, _convert),
     "evaluate": ("Print a table of methods and metrics.", _evaluate_arguments, _evaluate),
     "train": ("Train the weights of a recipe.", _train_arguments, _train),
     "models": ("List, import, verify or remove models.", _models_arguments, _models),

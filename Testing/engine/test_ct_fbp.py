@@ -11,6 +11,7 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from diffusion_backend.errors import InputError
+from diffusion_backend.io import syndeeplesion
 from diffusion_backend.physics.ct import Geometry, ImageGrid, hu_to_mu, mu_to_hu, projector
 from diffusion_backend.physics.fbp import parker_weights, ramp_response, scan_range, view_weights
 from diffusion_backend.physics.reconstruct import fbp
@@ -129,13 +130,12 @@ def test_fbp_is_linear_batched_and_differentiable(kind, span, rows):
 
 def sample(real_data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Geometry, ImageGrid]:
     """SynDeepLesion slice: image in HU, polychromatic projections, their published FBP in HU, geometry, grid."""
-    stored = np.load(real_data / "syndeeplesion-sample" / "gt.npz")
-    image, published = (torch.from_numpy(stored[k].astype(np.float32)) for k in ("image_hu", "poly_CT_hu"))
-    sinogram = torch.from_numpy(stored["poly_sinogram_q"].astype(np.float32) / 4096)
-    pixel = 0.369231
-    angles = tuple((np.arange(640) + 0.5) * 360 / 640 - 90)
-    geometry = Geometry("fan-flat", angles, 641, 2 * math.sqrt(2) * 416 / 641 * pixel, 0.0, 1075 * pixel, 2150 * pixel)
-    return image, sinogram, published, geometry, ImageGrid(416, 416, pixel)
+    folder = real_data / "syndeeplesion-sample"
+    stored = syndeeplesion.read(folder, 0)
+    published = np.load(folder / "gt.npz")["poly_CT_hu"].astype(np.float32)
+    arrays = (stored.reference.array[0], stored.reference_sinogram.array[0], published)
+    geometry = Geometry.from_dict(syndeeplesion.geometry())
+    return *map(torch.from_numpy, arrays), geometry, ImageGrid(416, 416, syndeeplesion.PIXEL_MM)
 
 
 @pytest.mark.real

@@ -13,8 +13,9 @@ from diffusion_backend import methods
 from diffusion_backend.data import Grid, PatientGeometry, Segmentation, projections, volume
 from diffusion_backend.errors import InputError
 from diffusion_backend.execute import Request, Surroundings, execute
+from diffusion_backend.io import syndeeplesion
 from diffusion_backend.methods.a11_dudodp import Measurement, dual_domain_loop, hu_prior, respaced
-from diffusion_backend.physics.ct import Geometry, ImageGrid, hu_to_mu, mu_to_hu, projector
+from diffusion_backend.physics.ct import ImageGrid, hu_to_mu, mu_to_hu, projector
 from diffusion_backend.physics.fbp import fbp
 from diffusion_backend.physics.metal import virtual_geometry
 from diffusion_backend.physics.plane import Scanner
@@ -278,14 +279,10 @@ def test_oracle_of_the_product_reaches_the_note_on_the_syndeeplesion_sample(real
     """Check 7: body <= 20 HU, ring of 3 to 20 pixels <= 50 HU, measured sinogram, truth as prior."""
     from test_metal import stored
 
-    case = stored(real_data, k)
+    case, sample = stored(real_data, k), syndeeplesion.read(real_data / "syndeeplesion-sample", k)
     truth = torch.from_numpy(case["hu"])
-    spacing = (0.369231, 0.369231, 1.0)
-    geometry: Geometry = virtual_geometry(ImageGrid(416, 416, 0.369231))
-    ct = grid(case["ma"][None], spacing)
-    metal = Segmentation(case["mask"][None].astype(np.uint8), ct.geometry, {"metal": 1})
-    inputs = {"sinogram": projections(case["y"].numpy(), geometry.to_dict()), "metal": metal}
-    result = run("a11", ct, prior=lambda x, s, c=None: truth.expand_as(x), inputs=inputs,
+    inputs = {"sinogram": sample.sinogram, "metal": sample.metal}
+    result = run("a11", sample.ct, prior=lambda x, s, c=None: truth.expand_as(x), inputs=inputs,
                  steps=5, image_size=512, trace_fill="replaced")  # fmt: skip
     error = out(result)[0] - case["hu"]
     distance = ndimage.distance_transform_edt(~case["mask"])

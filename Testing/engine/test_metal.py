@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 
 from diffusion_backend.errors import InputError
+from diffusion_backend.io import syndeeplesion
 from diffusion_backend.physics import metal, metal_mask
 from diffusion_backend.physics.ct import MU_WATER, Geometry, ImageGrid, hu_to_mu, mu_to_hu, projector
 from diffusion_backend.physics.fbp import fbp
@@ -27,14 +28,13 @@ TABLE = {0: (123.1, 42.0, 40.3, 36.9, 51.6), 1: (263.2, 79.6, 79.9, 66.7, 84.1),
 @lru_cache(maxsize=8)
 def stored(folder: Path, k: int) -> dict:
     """The sample with metal k: truth, measured sinogram, images, trace, masks, body."""
-    truth, m = (np.load(folder / "syndeeplesion-sample" / name) for name in ("gt.npz", f"metal{k}.npz"))
-    hu = truth["image_hu"].astype(np.float32)
+    sample = syndeeplesion.read(folder / "syndeeplesion-sample", k)
+    hu = sample.reference.array[0]
     parts, count = ndimage.label(ndimage.binary_opening(hu > -500, iterations=3))
     body = ndimage.binary_fill_holes(parts == 1 + np.argmax(ndimage.sum(parts > 0, parts, range(1, count + 1))))
-    trace = np.unpackbits(m["metal_trace_bits"])[: 640 * 641].reshape(640, 641) > 0
-    return {"hu": hu, "body": body, "y": torch.from_numpy(m["ma_sinogram_q"] / 4096.0).float(),
-            "trace": torch.from_numpy(trace), "ma": m["ma_CT_hu"].astype(np.float32), "li": m["LI_CT_hu"],
-            "mask": np.unpackbits(m["mask416_bits"])[: 416 * 416].reshape(416, 416) > 0}
+    return {"hu": hu, "body": body, "y": torch.from_numpy(sample.sinogram.array[0]),
+            "trace": torch.from_numpy(sample.trace), "ma": sample.ct.array[0], "mask": sample.metal.array[0] > 0,
+            "li": np.load(folder / "syndeeplesion-sample" / f"metal{k}.npz")["LI_CT_hu"]}
 
 
 def rmse(case: dict, image_hu: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 from test_metal import GRID, disc, published, reconstruct, stored
 
+from diffusion_backend.io.syndeeplesion import read
 from diffusion_backend.physics import metal, xray
 from diffusion_backend.physics.ct import Geometry, ImageGrid, hu_to_mu, mu_to_hu, projector
 from diffusion_backend.physics.metal_scan import (
@@ -49,7 +50,7 @@ def test_titanium_in_the_field_convention_gives_the_stored_sinogram(real_data, k
 
 
 def test_metal_free_scan_gives_the_stored_sinogram(real_data):
-    clean = torch.from_numpy(np.load(real_data / "syndeeplesion-sample" / "gt.npz")["poly_sinogram_q"] / 4096.0)
+    clean = torch.from_numpy(read(real_data / "syndeeplesion-sample", 4).reference_sinogram.array[0])
     hu = stored(real_data, 4)["hu"]
     tissue, share = slices(hu, np.zeros(hu.shape, bool))
     got = scan(tissue, share, "titanium", field_acquisition(GRID), projector(published(), GRID), None)[0]
