@@ -123,6 +123,7 @@ def test_metal_is_found_in_clinical_slices(real_data):
     for k in strong:
         assert metal_mask.saturation_level(hu[k]) in (2976, 3044, 3045, 3071, 3072), k
         assert metal_mask.segment_metal(hu[k]).any()
+    assert metal_mask.segment_metal(hu[1]).sum() == 4           # a filling at the edge of the slice, at most 2719 HU
 
 
 def test_li_equals_numpy_interp_and_keeps_the_rest():
@@ -287,6 +288,22 @@ def test_saturated_data_need_no_higher_core():
     assert metal_mask.saturation_level(v) == 3071 and not metal_mask.extended_scale(v)
     assert metal_mask.segment_metal(v, threshold=3000)[1:4, 10:16, 10:16].all()
     assert metal_mask.saturation_level(volume_with_metal()) is None and metal_mask.extended_scale(volume_with_metal())
+
+
+def test_metal_without_a_core_is_its_brightest_compact_piece_never_a_thin_streak():
+    v = np.full((3, 40, 40), 1200, np.int16)                    # dense bone
+    v[1, 8, 5:30] = 2850                                        # a streak in it, one voxel thin
+    v[1, np.arange(20, 30), np.arange(20, 30)] = 2850           # and an oblique one
+    assert not metal_mask.segment_metal(v).any()
+    v[1, 30:33, 5:8] = 2700                                     # a small filling
+    v[1, 15:18, 30:35] = 2580                                   # a broad, weak streak
+    found = metal_mask.segment_metal(v)
+    assert found[1, 30:33, 5:8].all() and found.sum() == 9
+    assert metal_mask.segment_metal(v, threshold=2550)[1, 15:18, 30:35].sum() == 0
+    assert not metal_mask.segment_metal(v, threshold=2701).any()
+    v[0, 2:5, 2:5] = 3200                                       # real metal elsewhere: the rest is streaks
+    found = metal_mask.segment_metal(v)
+    assert found[0, 2:5, 2:5].all() and found.sum() == 9
 
 
 def test_vendor_corrections_and_padding_are_recognised():

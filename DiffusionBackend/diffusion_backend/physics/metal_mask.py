@@ -55,14 +55,18 @@ def segment_metal(volume_hu: np.ndarray, *, threshold: float = 2500.0, core: flo
     """Metal mask: voxels at or above `threshold`, in 3-D connected components (26 neighbours) that have at least
     `min_voxels` voxels and a core of threshold + core HU; bright streaks inside bone don't reach such a core.
 
-    In saturated 12-bit data the core level is at most the saturation value. fill_holes : in each slice (starved
-    centres of thick metal). dilate : pixels, in each slice. Returns a boolean array of the shape of `volume_hu`."""
+    In saturated 12-bit data the core level is at most the saturation value. Where no piece has a core (small fillings,
+    metal at the edge of a thick slice), the brightest compact pieces are the metal: those with a block of 2 x 2 voxels
+    in a slice above half the way from the threshold to the brightest such block. Thin streaks have none.
+    fill_holes : in each slice (starved centres of thick metal). dilate : pixels, in each slice. Returns a boolean array
+    of the shape of `volume_hu`."""
     volume = volume_hu if volume_hu.ndim == 3 else volume_hu[None]
     candidates = volume >= threshold
     if candidates.any():
         highest = saturation_level(volume)
         level = threshold + core if highest is None else max(threshold, min(threshold + core, highest - 1))
-        candidates = _keep_components(candidates, volume, level, min_voxels)
+        found = _keep_components(candidates, volume, level, min_voxels)
+        candidates = found if found.any() else _keep_compact(candidates, volume, threshold, min_voxels)
     for k in np.flatnonzero(candidates.any((1, 2))):
         if fill_holes:
             candidates[k] = ndimage.binary_fill_holes(candidates[k])
@@ -80,3 +84,11 @@ def _keep_components(candidates: np.ndarray, volume: np.ndarray, level: float, m
     keep: np.ndarray = (sizes >= min_voxels) & (np.asarray(peaks) >= level)
     keep[0] = False
     return keep[labels]
+
+
+def _keep_compact(candidates: np.ndarray, volume: np.ndarray, threshold: float, min_voxels: int) -> np.ndarray:
+    """Components with a compact core, judged by the lowest value of each block of 2 x 2 voxels in a slice."""
+    blocks = np.full(volume.shape, -np.inf)
+    blocks[:, 1:, 1:] = ndimage.minimum_filter(volume, (1, 2, 2))[:, 1:, 1:]
+    level = (threshold + blocks.max()) / 2
+    return _keep_components(candidates, blocks, level, min_voxels) if level >= threshold else np.zeros_like(candidates)
