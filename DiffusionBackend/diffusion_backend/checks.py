@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from .data import Grid, Item, Segmentation, Table, Text
+from .data import Grid, Item, Segmentation, Table, Text, axial_axis
 from .errors import InputError
 
 Facts = Mapping[str, Any]
+GRID_TOLERANCE = 0.1  # of a voxel: grids that lie closer count as the same
 
 
 @dataclass(frozen=True, init=False)
@@ -52,7 +53,12 @@ def default_checks(name: str, kind: str) -> tuple[Check, ...]:
             Check("spacing", name, low=1e-3, high=100),
         )
     if kind == "projections":
-        return Check("not_empty", name), Check("finite", name), Check("sinogram_fits", name)
+        return (
+            Check("not_empty", name),
+            Check("finite", name),
+            Check("sinogram_fits", name),
+            Check("line_integrals", name, high=15),
+        )
     if kind == "segmentation":
         return Check("not_empty", name), Check("labelled", name)
     if kind == "text":
@@ -68,9 +74,13 @@ def facts(item: Item) -> dict[str, Any]:
         return {"columns": list(item.columns), "rows": len(item.rows)}
     known: dict[str, Any] = {"shape": list(item.array.shape), "dtype": str(item.array.dtype), "components": 1}
     known["spacing"] = list(item.geometry.spacing) if item.geometry else None
+    known["ijkToRAS"] = [list(row) for row in item.geometry.ijk_to_ras] if item.geometry else None
+    known["axial_axis"] = axial_axis(item)
+    low, tops, finite = value_ranges(np.moveaxis(item.array, known["axial_axis"], 0))
     if isinstance(item, Segmentation):
-        return known | {"labels": dict(item.labels), "largest": int(item.array.max()) if item.array.size else 0}
-    low, tops, finite = value_ranges(item.array)
+        return known | {"labels": dict(item.labels), "largest": int(max(tops, default=0)), "tops": tops}
+    if item.axes[-1].name == "bin":
+        known["mean"] = mean_value(item.array)
     return known | {
         "components": item.components,
         "unit": item.unit,
@@ -82,9 +92,10 @@ def facts(item: Item) -> dict[str, Any]:
 
 
 def value_ranges(array: np.ndarray) -> tuple[float, list[float], bool]:
-    """Smallest finite value, the largest of each slice, and whether all are finite (magnitudes of complex values).
+    """Smallest finite value, the largest of each slice (first axis), and whether all are finite.
 
-    Slice by slice, because the array may be memory-mapped. A slice without any finite value counts as 0."""
+    Magnitudes of complex values. Slice by slice, because the array may be memory-mapped. A slice without any finite
+    value counts as 0."""
     lows, tops, finite = [], [], True
     for part in array if array.ndim > 2 else array[None]:
         values = np.abs(part) if np.iscomplexobj(part) else np.asarray(part)
@@ -95,6 +106,15 @@ def value_ranges(array: np.ndarray) -> tuple[float, list[float], bool]:
         lows.append(float(values.min()) if values.size else 0.0)
         tops.append(float(values.max()) if values.size else 0.0)
     return min(lows, default=0.0), tops, finite
+
+
+def mean_value(array: np.ndarray) -> float:
+    """Mean of the finite values, slice by slice as in `value_ranges`; 0 where there are none."""
+    total, count = 0.0, 0
+    for part in array if array.ndim > 2 else array[None]:
+        good = np.isfinite(part)
+        total, count = total + float(part[good].sum(dtype=np.float64)), count + int(good.sum())
+    return total / max(count, 1)
 
 
 def enforce(checks: tuple[Check, ...], inputs: Mapping[str, Item], p: Any) -> None:
@@ -146,10 +166,8 @@ def _scalar(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 def _colour(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if f["components"] != 3 or f["dtype"] != "uint8":
-        return (
-            f"{what} has {f['components']} {f['dtype']} values per voxel, but a colour image (three uint8 "
-            "values) is needed."
-        )
+        found = f"{f['components']} {f['dtype']} values per voxel"
+        return f"{what} has {found}, but a colour image (three uint8 values) is needed."
     return ""
 
 
@@ -197,16 +215,14 @@ def _square_pixels(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 
 def _in_patient(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return (
-        ""
-        if f["spacing"]
-        else f"{what} has no position in the patient (voxel size, origin, direction), but one is needed."
-    )
+    missing = "no position in the patient (voxel size, origin, direction)"
+    return "" if f["spacing"] else f"{what} has {missing}, but one is needed."
 
 
 def _unit(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     if f["unit"] != limits["unit"]:
-        return f"{what} is in '{f['unit'] or 'no unit'}', but '{limits['unit']}' is needed."
+        found = f"is in '{f['unit']}'" if f["unit"] else "has no unit"
+        return f"{what} {found}, but '{limits['unit']}' is needed."
     return ""
 
 
@@ -230,17 +246,13 @@ def _unit_range(what: str, f: Facts, limits: Facts, other: Facts) -> str:
 
 
 def _not_constant(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return (
-        f"{what} is {f['range'][0]:g} everywhere. Choose data with content." if f["range"][0] == f["range"][1] else ""
-    )
+    low, high = f["range"]
+    return f"{what} is {low:g} everywhere. Choose data with content." if low == high else ""
 
 
 def _non_negative(what: str, f: Facts, limits: Facts, other: Facts) -> str:
-    return (
-        f"{what} has a smallest value of {f['range'][0]:g}, but no negative values are allowed."
-        if f["range"][0] < 0
-        else ""
-    )
+    low = f["range"][0]
+    return f"{what} has a smallest value of {low:g}, but no negative values are allowed." if low < 0 else ""
 
 
 def _sinogram_fits(what: str, f: Facts, limits: Facts, other: Facts) -> str:
@@ -251,6 +263,16 @@ def _sinogram_fits(what: str, f: Facts, limits: Facts, other: Facts) -> str:
             f"{what} has {views} views × {bins} bins, but its geometry describes {angles} views × {wanted} bins. "
             "Give the geometry that belongs to the projections."
         )
+    return ""
+
+
+def _line_integrals(what: str, f: Facts, limits: Facts, other: Facts) -> str:
+    """-log(I / I0) is positive on average, and no detector sees what is left of a ray after exp(-15)."""
+    remedy = "Give -log(I / I0) of the measured intensities."
+    if f["mean"] < 0:
+        return f"{what} is {f['mean']:.3g} on average, but line integrals are positive. {remedy}"
+    if f["range"][1] > limits["high"]:
+        return f"{what} reaches {f['range'][1]:g}, but line integrals are at most {limits['high']:g}. {remedy}"
     return ""
 
 
@@ -272,7 +294,23 @@ def _same_grid(what: str, f: Facts, limits: Facts, other: Facts) -> str:
             f"{what} has {_size(f)} voxels, but '{limits['other']}' has {_size(other)}. Resample one onto "
             "the other's grid."
         )
+    apart = _apart_mm(f, other)
+    if apart > GRID_TOLERANCE * min(f["spacing"] or [1.0]):
+        return (
+            f"{what} lies up to {apart:.3g} mm off the voxels of '{limits['other']}', but both must have the same. "
+            "Resample one onto the other's grid."
+        )
     return ""
+
+
+def _apart_mm(f: Facts, other: Facts) -> float:
+    """Largest distance between equal voxels of two grids of one size, mm; 0 where one has no place in the patient."""
+    if not f["ijkToRAS"] or not other["ijkToRAS"]:
+        return 0.0
+    far = np.array(f["shape"][2::-1])[:, None] - 1
+    corners = np.vstack((np.indices((2, 2, 2)).reshape(3, 8) * far, np.ones(8)))
+    shift = np.subtract(f["ijkToRAS"], other["ijkToRAS"])[:3]
+    return float(np.linalg.norm(shift @ corners, axis=0).max())
 
 
 def _labelled(what: str, f: Facts, limits: Facts, other: Facts) -> str:
@@ -314,7 +352,7 @@ def _has_metal(what: str, item: Grid, limits: Facts) -> str:
 def _metal_fraction(what: str, item: Grid, limits: Facts) -> str:
     """Metal over body (above -500 HU), in the slice where it is largest."""
     threshold, high = limits["threshold"], limits["high"]
-    for k, part in enumerate(item.array):
+    for k, part in enumerate(np.moveaxis(item.array, axial_axis(item), 0)):
         metal, body = int((part > threshold).sum()), int((part > -500).sum())
         if metal > high * body:
             return (
@@ -346,6 +384,7 @@ PREDICATES: dict[str, Callable[[str, Facts, Facts, Facts], str]] = {
     "not_constant": _not_constant,
     "non_negative": _non_negative,
     "sinogram_fits": _sinogram_fits,
+    "line_integrals": _line_integrals,
     "min_views": _min_views,
     "same_slices": _same_slices,
     "same_grid": _same_grid,

@@ -79,8 +79,8 @@ class Grid:
     RF.
 
     array : numpy, in its native type; it may be memory-mapped and is never written to.
-    geometry : place in the patient, or None. acquisition : how it was measured (CT geometry, mask, probe) as JSON
-    values.
+    geometry : place in the patient, or None. acquisition : how it was measured (CT geometry, mask, probe, the
+    scanner's own correction of metal) as JSON values.
     """
 
     array: np.ndarray
@@ -134,6 +134,15 @@ class Text:
 
 
 Item = Grid | Segmentation | Table | Text
+
+
+def axial_axis(item: Grid | Segmentation) -> int:
+    """The array axis of a volume whose direction is closest to the patient's long axis (slices as acquired); 0 without
+    geometry and for projections."""
+    if item.geometry is None or (isinstance(item, Grid) and item.axes[0].name != "k"):
+        return 0
+    third = np.abs(np.array(item.geometry.ijk_to_ras)[2, :3]) / np.array(item.geometry.spacing)
+    return 2 - int(np.argmax(third + np.array([0.0, 0.0, 1e-6])))
 
 
 def volume(array: np.ndarray, geometry: PatientGeometry, unit: str = "HU") -> Grid:

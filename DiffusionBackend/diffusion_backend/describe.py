@@ -62,7 +62,8 @@ def _page(m: Method) -> str:
     lines += ["## Parameters", "", "| name | default | range | unit | level | meaning |", "|---|---|---|---|---|---|"]
     lines += [_row(p.to_dict()) for p in m.parameters] + [""]
     for name, values in m.presets.items():
-        lines.append(f"Preset {name}: " + ", ".join(f"{k} = {v}" for k, v in values.items()) + ".")
+        changed = ", ".join(f"{k} = {v}" for k, v in values.items()) or "the defaults"
+        lines.append(f"Preset {name}: {changed}.")
     lines += [
         f"Model slot {s.name}: {s.interface}, {s.dims}D, {s.channels} channel(s), {s.unit}; default {s.default}."
         for s in m.models

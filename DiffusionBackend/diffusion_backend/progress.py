@@ -44,7 +44,7 @@ class Progress:
     def begin(self, name: str) -> None:
         """A stage opens."""
         self.stage, self._done, self._step = name, 0, (0, 1)
-        self._total = self.plan[name].items if name in self.plan else 1
+        self._total = max(self.plan[name].items, 1) if name in self.plan else 1
         self._opened = time.perf_counter()
         self._emit(force=True)
 

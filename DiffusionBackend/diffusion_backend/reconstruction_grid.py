@@ -24,7 +24,8 @@ def field_of_view_mm(geometry: Geometry) -> float:
 def reconstruction_grid(
     measured: Grid, geometry: Geometry, size: int = 0, pixel_mm: float = 0.0
 ) -> tuple[ImageGrid, PatientGeometry]:
-    """Grid for `size` x `size` pixels; 0 takes what the projections say, else 256 pixels over the field of view.
+    """Grid for `size` x `size` pixels; 0 takes what the projections say, else 256 pixels over the field of view. Pixels
+    of 0 mm fill the field that the projections tell, else that every view sees.
 
     Projections may carry `image: {"size", "pixel_mm"}` in their acquisition and the place of that volume in the
     patient. Otherwise
@@ -33,7 +34,7 @@ def reconstruction_grid(
     hint = measured.acquisition.get("image") or {}
     as_hinted = bool(hint) and size in (0, hint["size"]) and pixel_mm in (0, hint["pixel_mm"])
     size = size or hint.get("size", DEFAULT_SIZE)
-    pixel = pixel_mm or hint.get("pixel_mm", 2 * field_of_view_mm(geometry) / size)
+    pixel = pixel_mm or (hint["pixel_mm"] * (hint["size"] / size) if hint else 2 * field_of_view_mm(geometry) / size)
     grid = ImageGrid(size, size, pixel)
     if as_hinted and measured.geometry is not None:
         return grid, measured.geometry

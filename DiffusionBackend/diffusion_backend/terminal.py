@@ -76,7 +76,7 @@ def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], No
 def read_reference(path: Path, inputs: Mapping[str, Item]) -> Grid:
     """The truth to compare with; refused before the run where it doesn't lie on the grid of an input volume."""
     reference = images.read_volume(path)
-    volumes = {n: i.array.shape for n, i in inputs.items() if isinstance(i, Grid) and not i.acquisition}
+    volumes = {n: i.array.shape for n, i in inputs.items() if isinstance(i, Grid) and i.axes[0].name == "k"}
     if volumes and reference.array.shape not in volumes.values():
         found = " × ".join(str(n) for n in reference.array.shape)
         name, shape = next(iter(volumes.items()))

@@ -19,10 +19,10 @@ def grid(*shape, dtype=np.float32):
     return volume(np.arange(np.prod(shape)).reshape(shape).astype(dtype), PLACED)
 
 
-def sinogram(views=12, bins=9, angles=12, declared=9, slices=0):
+def sinogram(views=12, bins=9, angles=12, declared=9, slices=0, top=1.0):
     shape = (slices, views, bins) if slices else (views, bins)
     acquisition = {"type": "parallel", "angles_deg": list(range(angles)), "bins": declared, "bin_mm": 1.0}
-    return projections(np.ones(shape, np.float32), acquisition)
+    return projections(np.full(shape, top, np.float32), acquisition)
 
 
 def mask(*shape, value=1, labels=None):
@@ -37,6 +37,8 @@ CASES = [
     (Check("sinogram_fits", "x"), sinogram(), sinogram(angles=11), "12 views × 9 bins.*11 views × 9 bins"),
     (Check("sinogram_fits", "x"), sinogram(slices=2), sinogram(declared=8), "12 views × 8 bins"),
     (Check("min_views", "x", low=12), sinogram(slices=3), sinogram(views=5, angles=5), "5 views.*at least 12"),
+    (Check("line_integrals", "x", high=15), sinogram(top=14.9), sinogram(top=15.1), "reaches 15.1.*at most 15.*-log"),
+    (Check("line_integrals", "x", high=15), sinogram(), sinogram(top=-2.5), "-2.5 on average.*are positive"),
     (Check("labelled", "x"), mask(1, 2, 2), mask(1, 2, 2, value=0), "no labelled voxel"),
     (Check("has_label", "x", label="metal"), mask(1, 2, 2), mask(1, 2, 2, labels={"bone": 1}), "'metal'.*bone"),
     (Check("text_length", "x", low=1, high=5), Text("four"), Text("longer"), "6 characters.*1 to 5"),
@@ -73,6 +75,34 @@ def test_predicates_on_two_inputs(name, one, two, words):
     with pytest.raises(InputError, match=words):
         checks.enforce((check,), {"x": one, "y": two}, None)
     checks.enforce((check,), {"x": one}, None)  # the other isn't given
+
+
+@pytest.mark.parametrize("shift,refused", [(0.09, False), (0.11, True)])
+def test_grids_of_one_size_must_lie_at_one_place(shift, refused):
+    """A tenth of the smallest voxel side is the limit, at the corner that is farthest off."""
+    moved = PatientGeometry.from_itk((1.0, 1.0, 2.0), (0, shift, 0), np.eye(3).ravel())
+    one, two = Segmentation(np.ones((2, 3, 4), np.uint8), moved), grid(2, 3, 4)
+    check = Check("same_grid", "x", other="y")
+    sentence = checks.verdict(check, {"x": checks.facts(one), "y": checks.facts(two)}, None, {})
+    assert ("lies up to 0.11 mm off the voxels of 'y'" in sentence) == refused and bool(sentence) == refused
+    wider = PatientGeometry.from_itk((1.0, 1.0, 2.2), (0, 0, 0), np.eye(3).ravel())
+    far = checks.facts(Segmentation(np.ones((2, 3, 4), np.uint8), wider))
+    assert "0.2 mm off" in checks.verdict(check, {"x": far, "y": checks.facts(two)}, None, {})
+    unplaced = checks.facts(Segmentation(np.ones((2, 3, 4), np.uint8)))
+    assert checks.verdict(check, {"x": unplaced, "y": checks.facts(two)}, None, {}) == ""
+
+
+def test_facts_of_slices_follow_the_patients_long_axis_however_a_volume_is_stored():
+    """Tops per axial slice, for a volume stored with sagittal slices first; projections keep their own order."""
+    array = np.zeros((4, 5, 6), np.float32)  # k -> x, j -> y, i -> z
+    array[:, :, 2] = 7.0
+    placed = PatientGeometry.from_itk((1.0, 1.0, 1.0), (0, 0, 0), np.eye(3)[::-1].ravel())
+    known = checks.facts(volume(array, placed))
+    assert known["axial_axis"] == 2 and known["tops"] == [0.0, 0.0, 7.0, 0.0, 0.0, 0.0]
+    assert checks.facts(Segmentation((array > 0).astype(np.uint8), placed))["tops"] == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    acquisition = {"type": "parallel", "angles_deg": [0] * 5, "bins": 6, "bin_mm": 1.0}
+    known = checks.facts(projections(array, acquisition, placed))
+    assert known["axial_axis"] == 0 and known["tops"] == [7.0] * 4 and known["mean"] == pytest.approx(7 / 6)
 
 
 def test_a_single_sinogram_goes_with_a_single_slice():

@@ -51,6 +51,7 @@ def test_the_table_of_the_readme_is_that_of_the_declarations(tmp_path):
 def test_every_parameter_is_fully_declared(method):
     for p in method.parameters:
         assert p.name.isidentifier() and p.help.endswith(".") and len(p.help) > 15, p
+        assert len(p.help) <= 200, p.name
         assert p.level in ("basic", "advanced") and getattr(p, "unit", "") in UNITS
         assert p.parse(p.default) == p.default
     assert len({p.name for p in method.parameters}) == len(method.parameters)
@@ -121,6 +122,7 @@ def item(shape=(3, 20, 20), low=-1000.0, high=500.0, spacing=(1.0, 1.0, 2.0)):
         (checks.Check("spacing", "x", low=0.1, high=5), item(), item(spacing=(1.0, 9.0, 1.0)), "9"),
         (checks.Check("square_pixels", "x"), item(), item(spacing=(1.0, 1.2, 1.0)), "1 × 1.2 mm"),
         (checks.Check("unit", "x", unit="HU"), item(), volume(item().array, item().geometry, "Gy"), "'Gy'.*'HU'"),
+        (checks.Check("unit", "x", unit="HU"), item(), volume(item().array, item().geometry, ""), "has no unit.*'HU'"),
         (checks.Check("unit_range", "x", below=-200), item(), item(low=0), "smallest value is 0"),
         (checks.Check("not_constant", "x"), item(), item(low=5, high=5), "5 everywhere"),
         (checks.Check("non_negative", "x"), item(low=0), item(), "-1000"),

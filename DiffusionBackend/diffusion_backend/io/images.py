@@ -2,12 +2,13 @@
 has it.
 
 ITK and DICOM speak of LPS millimetres, Slicer of RAS: `PatientGeometry` holds both. Arrays are (k, j, i[, component]).
-Two-dimensional images become volumes of one slice. Nothing that identifies a patient is read from DICOM headers or
-kept.
+Two-dimensional images become volumes of one slice. Nothing that identifies a patient is kept: of the texts in DICOM
+headers only the name of a correction that the scanner made, one of a fixed list.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,24 @@ import SimpleITK as sitk
 
 from ..data import Grid, PatientGeometry, Segmentation, volume
 from ..errors import DiskError, InputError
+from ..physics.metal_mask import vendor_correction
 
 GAP_MM = 0.01  # distances of DICOM slices may differ by this much (rounding of positions in the header)
+# DICOM texts in which scanners name their own correction: ImageType, SeriesDescription, DerivationDescription,
+# FilterType, ConvolutionKernel, ReconstructionAlgorithm, ImageFilter, ImageComments. Not ProtocolName: one protocol
+# often gives the corrected and the uncorrected series.
+TEXTS = ("0008|0008", "0008|103e", "0008|2111", "0018|1160", "0018|1210", "0018|9315", "0018|9320", "0020|4000")
 
 
 def read_volume(path: Path, unit: str = "HU") -> Grid:
-    """A scalar or vector volume from a file or a folder of DICOM slices. Raises InputError when it can't be read."""
+    """A scalar or vector volume from a file or a folder of DICOM slices. Raises InputError when it can't be read.
+
+    Where the DICOM header says that the scanner corrected for metal, `acquisition` holds its name:
+    {"vendor_correction": "O-MAR"}."""
     image = read_image(path)
-    return volume(_array(image), _geometry(image), unit)
+    grid = volume(_array(image), _geometry(image), unit)
+    name = vendor_correction(image.GetMetaData(key) for key in TEXTS if image.HasMetaDataKey(key))
+    return replace(grid, acquisition={"vendor_correction": name}) if name else grid
 
 
 def read_segmentation(path: Path) -> Segmentation:
@@ -98,7 +109,7 @@ def _segment_names(image: sitk.Image) -> dict[str, int]:
 
 
 def _read_dicom(folder: Path) -> sitk.Image:
-    """The only image series in a folder."""
+    """The only image series in a folder, with the TEXTS of its first image."""
     series = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)]
     if not series:
         raise InputError(f"The folder '{folder.name}' holds no DICOM images.")
@@ -113,7 +124,13 @@ def _read_dicom(folder: Path) -> sitk.Image:
         _check_positions(folder, files)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
-    return reader.Execute()
+    image, first = reader.Execute(), sitk.ImageFileReader()
+    first.SetFileName(files[0])
+    first.ReadImageInformation()
+    for key in TEXTS:
+        if first.HasMetaDataKey(key):
+            image.SetMetaData(key, first.GetMetaData(key))
+    return image
 
 
 def _series(folder: Path) -> tuple[str, ...]:

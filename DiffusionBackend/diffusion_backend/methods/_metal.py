@@ -1,4 +1,4 @@
-"""What the metal methods (A11, NMAR, LI) share: inputs, choice of slices, grids, measurement, metal put back, outputs.
+"""What the metal methods (A10, A11, NMAR, LI) share: declarations, slices, grids, measurement, metal put back, outputs.
 
 A method gives a function of slices in HU on a grid of square pixels, their line integrals and the metal's shadow;
 what it returns is brought back to the voxels of the volume. In image-only mode slices without metal are copied bit for
@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import Check
-from ..data import Grid, Segmentation, Table, projections
+from ..data import Grid, Segmentation, Table, axial_axis, projections
 from ..errors import InputError
 from ..method import Input, Output
 from ..params import Boolean, Choice, Integer, Parameter, Real
+from . import _metal_input
+from ._metal_input import AIR_HU, BODY_HU, MAX_METAL_SHARE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..physics.ct import Geometry
     from ..physics.plane import Plane, Scanner
     from ..run import Batch, Run
-
-AIR_HU, BODY_HU = -1000.0, -500.0
-MAX_METAL_SHARE = 0.2                 # of the body, in the slice where it is largest
-TRUNCATED_SHARE = 0.05                # of the border of a slice inside the body: the field of view cuts it
 
 INPUTS = (
     Input("ct", kind="volume", unit="HU", help="CT with metal artefacts, in Hounsfield units."),
@@ -50,6 +47,7 @@ OUTPUTS = (
 STD = Output("std", kind="volume", unit="HU", display="overlay", when="samples>1", of="corrected",
              help="Standard deviation of the corrected CT over the samples.")
 REQUIRES = (
+    Check("unit", "ct", unit="HU"),
     Check("unit_range", "ct", low=-33000, below=-200),
     Check("min_size", "ct", low=16),
     Check("has_metal", "ct", pixels=True, threshold="metal_threshold", unless=("metal", "sinogram")),
@@ -86,10 +84,25 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
 
 
 def planned_slices(meta: Mapping[str, Any], p: Any) -> int:
-    """Slices that the plan counts on: those with metal, or all where an outline or projections decide."""
-    if "metal" in meta or "sinogram" in meta:
-        return meta["ct"]["shape"][0]
-    return max(1, sum(top > p.metal_threshold for top in meta["ct"]["tops"]))
+    """Slices that a run works on, as `prepare` chooses them; too many where bright voxels turn out to be no metal."""
+    tops = meta["ct"]["tops"]
+    if "sinogram" in meta:
+        metal = [True] * len(tops)
+    elif "metal" in meta:
+        metal = [top >= meta["metal"]["labels"].get("metal", 1) for top in meta["metal"]["tops"]]
+    else:
+        metal = [top >= p.metal_threshold for top in tops]
+    near = [any(metal[max(0, k - p.slice_margin) : k + p.slice_margin + 1]) for k in range(len(tops))]
+    return sum(near[p.first_slice : p.last_slice + 1])
+
+
+def planned_sides(meta: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of the grid of square pixels on which the physics of a slice runs."""
+    ct = meta["ct"]
+    sides = [n for axis, n in enumerate(ct["shape"]) if axis != ct["axial_axis"]]
+    pitch = [s for axis, s in enumerate(reversed(ct["spacing"] or [1.0] * 3)) if axis != ct["axial_axis"]]
+    rows, columns = (max(1, round(n * s / min(pitch))) for n, s in zip(sides, pitch, strict=True))
+    return rows, columns
 
 
 @dataclass(frozen=True)
@@ -131,17 +144,35 @@ class Case:
                      "metal_threshold or raise trace_dilation.")
         return {name: piece.numpy() for name, piece in pieces.items()}
 
+    def require_rays(self, run: Run) -> None:
+        """Refuse shadows that leave too little before the first network call; methods without one meet them at once."""
+        from ..items import slices
+
+        def look(batch: Batch, metal: Tensor) -> Tensor:
+            with batch.run.clock("physics"):
+                trace = self.scanner.trace(self._inside(metal))
+            _metal_input.require_rays(trace, batch.indices)
+            return trace.flatten(1).any(1)
+
+        if self.chosen and any(slot.used(run.p) for slot in run.method.models):
+            with run.stage("metal"):
+                run.map(slices(self.chosen), look, self.outline)
+
+    def _inside(self, metal: Tensor) -> Tensor:
+        """The metal on the grid of square pixels, boolean."""
+        return metal if self.plane.square else self.plane.to_grid(metal.float()) > 0.1
+
     def _work(self, batch: Batch, f: Callable[..., Mapping[str, Tensor]], hu: Tensor, metal: Tensor,
               *measured: Tensor) -> dict[str, Tensor]:
         from ..physics.ct import hu_to_mu, mu_to_hu
-        from ..physics.metal import require_data, shadow_map, trace_too_small
+        from ..physics.metal import shadow_map, trace_too_small
 
         image = self.plane.to_grid(hu.float().clamp(min=AIR_HU))
-        inside = self.plane.to_grid(metal.float()) > 0.1 if not self.plane.square else metal
+        inside = self._inside(metal)
         with batch.run.clock("physics"):
             sinogram = measured[0].float() if measured else self.scanner.project(hu_to_mu(image))
             trace = self.scanner.trace(inside)
-            require_data(trace)
+            _metal_input.require_rays(trace, batch.indices)
             shadow = shadow_map(trace, self.scanner.projector)
             excess = trace_too_small(sinogram, trace)
         found = f(batch, image, inside, sinogram, trace)
@@ -161,7 +192,9 @@ class Case:
         shadow = np.zeros(self.hu.shape, np.float32)
         chosen = list(self.chosen)
         if chosen:
-            corrected[chosen], shadow[chosen] = pieces["hu"], pieces["shadow"]
+            before = self.hu[chosen]
+            corrected[chosen] = np.where(_metal_input.no_data(before), before, pieces["hu"])
+            shadow[chosen] = pieces["shadow"]
             if p.reinsert == "original":
                 corrected[self.metal] = self.hu[self.metal]
             elif p.reinsert == "fixed":
@@ -196,17 +229,18 @@ def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
     from ..physics.metal import virtual_geometry
     from ..physics.plane import Plane, Scanner
 
-    ct, axis = inputs["ct"], axial_axis(inputs["ct"])
+    ct = inputs["ct"]
+    axis = axial_axis(ct)
     hu = np.moveaxis(ct.array, axis, 0)
     spacing = [float(s) for s in reversed(ct.spacing)] if ct.geometry else [1.0, 1.0, 1.0]
     del spacing[axis]
     plane = Plane.of((hu.shape[1], hu.shape[2]), (spacing[0], spacing[1]))
-    metal = _find_metal(inputs, hu, axis, p)
-    outline = _grown(metal, p.slice_margin)
+    metal = _metal_input.find_metal(inputs, hu, axis, p)
+    outline = _metal_input.grown(metal, p.slice_margin)
     sinogram, geometry = None, virtual_geometry(plane.grid, p.views, p.bins)
     wanted = outline.any((1, 2))
     if "sinogram" in inputs:
-        sinogram, geometry = _measured(inputs["sinogram"], hu, axis)
+        sinogram, geometry = _metal_input.measured(inputs["sinogram"], axis)
         wanted = np.ones(len(hu), bool)
     if p.first_slice > min(p.last_slice, len(hu) - 1):
         raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the "
@@ -214,67 +248,8 @@ def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
     chosen = tuple(int(k) for k in np.flatnonzero(wanted) if p.first_slice <= k <= p.last_slice)
     scanner = Scanner(geometry, plane.grid, run.device, p.trace_dilation)
     case = Case(ct, axis, hu, metal, outline, chosen, plane, scanner, sinogram)
-    _warn(run, case)
+    if run.sample == 0:  # the same for every sample
+        for sentence in _metal_input.doubts(ct, hu, chosen):
+            run.warn(sentence)
+        case.require_rays(run)
     return case
-
-
-def axial_axis(ct: Grid) -> int:
-    """The array axis whose direction is closest to the patient's long axis (slices as acquired); 0 without geometry."""
-    if ct.geometry is None:
-        return 0
-    third = np.abs(np.array(ct.geometry.ijk_to_ras)[2, :3]) / np.array(ct.geometry.spacing)
-    return 2 - int(np.argmax(third + np.array([0.0, 0.0, 1e-6])))
-
-
-def _find_metal(inputs: Mapping[str, Any], hu: np.ndarray, axis: int, p: Any) -> np.ndarray:
-    """Boolean (slice, row, column), from the segmentation (its structure 'metal', or all) or the threshold."""
-    from ..physics.metal_mask import segment_metal
-
-    if "metal" not in inputs:
-        found = segment_metal(np.asarray(hu), threshold=p.metal_threshold, core=p.metal_core, fill_holes=p.fill_holes,
-                              dilate=p.metal_dilation)
-        if not found.any() and "sinogram" not in inputs:
-            raise InputError(f"The input 'ct' holds voxels above {p.metal_threshold:g} HU, but no piece of at least 3 "
-                             f"voxels that reaches {p.metal_threshold + p.metal_core:g} HU.",
-                             "Lower metal_threshold or metal_core, or give the metal as a segmentation.")
-        return found
-    given: Segmentation = inputs["metal"]
-    label = given.labels.get("metal")
-    mask = np.moveaxis(given.array == label if label else given.array > 0, axis, 0)
-    for k in np.flatnonzero(mask.any((1, 2))):
-        share = mask[k].sum() / max(1, int(((hu[k] > BODY_HU) | mask[k]).sum()))
-        if share > MAX_METAL_SHARE:
-            raise InputError(f"The input 'metal' covers {share:.0%} of the body in slice {k}, but at most "
-                             f"{MAX_METAL_SHARE:.0%} can be metal.", "Check that the segmentation is the metal.")
-    return mask
-
-
-def _grown(metal: np.ndarray, margin: int) -> np.ndarray:
-    """The metal, with slices up to `margin` beyond it taking the outline of their neighbours."""
-    outline = metal
-    for shift in range(1, min(margin, len(metal) - 1) + 1):
-        outline = outline.copy()
-        outline[shift:] |= metal[:-shift]
-        outline[:-shift] |= metal[shift:]
-    bare = np.logical_not(metal.any((1, 2)))
-    return np.where(bare[:, None, None], outline, metal) if margin else metal
-
-
-def _measured(item: Grid, hu: np.ndarray, axis: int) -> tuple[np.ndarray, Geometry]:
-    """Measured projections (slice, view, bin) and their geometry."""
-    from ..physics.ct import Geometry
-
-    if axis != 0:
-        raise InputError("Projections were given, but the slices of the input 'ct' are not axial in its stored order.",
-                         "Store the volume with axial slices first, or leave the projections out.")
-    array = item.array if item.array.ndim == 3 else item.array[None]
-    return array, Geometry.from_dict(item.acquisition)
-
-
-def _warn(run: Run, case: Case) -> None:
-    """Tell what may spoil the result: a field of view that cuts the body."""
-    for k in case.chosen:
-        border = np.concatenate([case.hu[k][[0, -1]].ravel(), case.hu[k][:, [0, -1]].ravel()])
-        if (border > BODY_HU).mean() > TRUNCATED_SHARE:
-            run.warn(f"The field of view cuts the body in slice {k}; values near the cut may be wrong.")
-            return

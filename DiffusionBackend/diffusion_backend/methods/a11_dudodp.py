@@ -74,12 +74,13 @@ METHOD = Method(
 
 def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
     """One network call per step and slice with metal."""
-    slices, sides = _metal.planned_slices(meta, p), meta["ct"]["shape"][1:]
+    slices, sides = _metal.planned_slices(meta, p), _metal.planned_sides(meta)
     factor = -(-max(sides) // p.image_size)
     rows, columns = (-(-n // factor) for n in sides)
+    calls = respaced(p.steps, p.start_noise).steps
     if p.prior == "nmar":
-        return [Stage("correction", items=slices, calls=p.steps)]
-    return [Stage("correction", items=slices, calls=p.steps, part="prior", shape=(1, rows, columns))]
+        return [Stage("correction", items=slices, calls=calls)]
+    return [Stage("correction", items=slices, calls=calls, part="prior", shape=(1, rows, columns))]
 
 
 def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:

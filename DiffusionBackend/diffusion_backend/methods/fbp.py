@@ -40,13 +40,20 @@ METHOD = Method(
             unit="mm",
             low=0,
             high=20,
-            help="Pixel size; 0 takes what the projections say, else fills the field of view.",
+            help="Pixel size; 0 fills the field of view that the projections tell, else that every view sees.",
         ),
         Choice(
             "window", "ramp", choices=("ramp", "hann"), help="Ramp keeps all detail; Hann is smoother and less noisy."
         ),
     ),
     requires=(Check("min_views", input="projections", low=3),),
+    presets={
+        "quick": {"size": 128, "window": "hann"},
+        "standard": {},
+        "published": {"window": "ramp", "size": 0, "pixel": 0.0},
+    },
+    notes="The standard is the published method: the unwindowed ramp filter. Preset quick gives a coarse, smooth look at "
+    "the same field of view.",
 )
 
 

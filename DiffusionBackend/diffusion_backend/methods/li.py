@@ -36,6 +36,14 @@ METHOD = Method(
                 help="Bins averaged at each edge of the shadow for the ends of the line."),
     ),
     requires=_metal.REQUIRES,
+    presets={
+        "quick": {"views": 320, "bins": 321},
+        "standard": {},
+        "published": {"anchor": 1, "trace_dilation": 0},
+    },
+    notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner; preset quick halves its "
+    "views and bins, so that fine detail is lost. Preset published interpolates from the bins next to the shadow, "
+    "without a safety margin.",
 )  # fmt: skip
 
 

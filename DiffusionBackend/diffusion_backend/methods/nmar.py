@@ -36,6 +36,14 @@ METHOD = Method(
                 help="Keep lung (-900 to -500 HU) in the prior image instead of setting it to air."),
     ),
     requires=_metal.REQUIRES,
+    presets={
+        "quick": {"views": 320, "bins": 321},
+        "standard": {},
+        "published": {"keep_lung": False, "trace_dilation": 0},
+    },
+    notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner; preset quick halves its "
+    "views and bins, so that fine detail is lost. Preset published takes lung for air and the shadow without a safety "
+    "margin; the ratio keeps its floor, which the paper hasn't.",
 )  # fmt: skip
 
 
