@@ -65,7 +65,7 @@ def correct(method: str, ct: Grid, priors: Mapping[str, str], device: str, param
 def figures(hu: np.ndarray, outputs: Mapping[str, Any]) -> dict[str, float]:
     """All FIGURES but the time, of one slice [H, W] in HU and the outputs of a method."""
     corrected, shadow, metal = (np.asarray(outputs[n].array)[0] for n in ("corrected", "shadow", "metal"))
-    distance = ndimage.distance_transform_edt(metal == 0)
+    distance = np.asarray(ndimage.distance_transform_edt(metal == 0))
     body = metrics.body_mask(hu)
     ring = body & (distance >= RING_PX[0]) & (distance <= RING_PX[1])
     before, after = streaks(hu, corrected, ring)
