@@ -20,6 +20,7 @@ from ..data import Grid, PatientGeometry, Segmentation, volume
 from ..errors import InputError
 from ..io.syndeeplesion import metals, read
 from ..params import validate
+from ..physics.metal import PUBLISHED_FIELD_MM
 from ..simulate import metal as simulation
 
 METALS = (("amalgam", 5.0), ("titanium", 10.0), ("cocrmo", 16.0), ("ti6al4v", 26.0))  # material, mean diameter in mm
@@ -74,15 +75,21 @@ def _holds_any_implant(ct: Grid) -> bool:
 
 
 def make_case(name: str, clean: Grid, data: Path, number: int, seed: int, convention: str = "scanner") -> Case:
-    """The slice with the metal `number` of METALS, measured in the simulator's `convention` (scanner or field)."""
+    """The slice with the metal `number` of METALS, measured in the simulator's `convention` (scanner or field).
+
+    The field's convention takes every slice for one of 153.6 mm width: patient and metal shrink alike."""
     material, diameter = METALS[number]
+    if convention == "field":
+        shrink = PUBLISHED_FIELD_MM / (max(clean.array.shape[1:]) * clean.spacing[0])
+        placed = PatientGeometry.from_itk([shrink * s for s in clean.spacing], (0, 0, 0), np.eye(3).ravel())
+        clean, diameter = volume(clean.array, placed), shrink * diameter
     shapes = data / "metal-shapes" / "metal-shapes.npz"
     wanted: dict[str, Any] = {"metal": material, "keep_projections": True, "implant": GENERATED[number],
                               "convention": convention}  # fmt: skip
     if shapes.exists():
         wanted |= {"shapes": str(shapes), "shape_mm": diameter}
     made = simulation.simulate({"ct": clean}, validate(simulation.PARAMETERS, wanted), seed)
-    return Case(name, f"{material} {diameter:g} mm", made["ct.nrrd"], made["projections.npz"],  # type: ignore[arg-type]
+    return Case(name, f"{material} {METALS[number][1]:g} mm", made["ct.nrrd"], made["projections.npz"],  # type: ignore[arg-type]
                 made["metal.nrrd"], np.asarray(clean.array)[0])  # type: ignore[arg-type]  # fmt: skip
 
 
