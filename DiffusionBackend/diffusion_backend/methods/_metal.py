@@ -72,7 +72,8 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
         Integer("slice_margin", 0, unit="slices", low=0, high=10,
                 help="Slices beyond the ends of the metal that are corrected with its outline, too.", **advanced),
         Real("metal_core", 500.0, unit="HU", low=0, high=10000,
-             help="A piece of metal must reach the threshold plus this somewhere; streaks don't.", **advanced),
+             help="A piece of metal must reach the threshold plus this somewhere, or be compact where none does; "
+             "streaks don't.", **advanced),
         Integer("metal_dilation", 0, unit="pixels", low=0, high=5, help="The metal is grown by this much.", **advanced),
         Boolean("fill_holes", True, help="Fill holes of the metal in each slice.", **advanced),
         Integer("trace_dilation", 1, unit="bins", low=0, high=5,

@@ -32,7 +32,8 @@ def find_metal(inputs: Mapping[str, Any], hu: np.ndarray, axis: int, p: Any) -> 
                               dilate=p.metal_dilation)
         if not found.any() and "sinogram" not in inputs:
             raise InputError(f"The input 'ct' holds voxels above {p.metal_threshold:g} HU, but no piece of at least 3 "
-                             f"voxels that reaches {p.metal_threshold + p.metal_core:g} HU.",
+                             f"voxels that reaches {p.metal_threshold + p.metal_core:g} HU or has 2 × 2 voxels in a "
+                             "slice.",
                              "Lower metal_threshold or metal_core, or give the metal as a segmentation.")
         return found
     given: Segmentation = inputs["metal"]
