@@ -26,6 +26,7 @@ from ..pictures import CHANGE_HU, SOFT_TISSUE_HU, montage
 from .tables import Cases, cases_path, write_table
 
 METHODS = ("li", "nmar", "a11")
+HIDDEN = "li"                        # in the table, but not in the montage
 FIGURES = ("metal_voxels", "trace_percent", "streaks_before_hu", "streaks_after_hu", "far_bias_hu", "far_rmse_hu",
            "seconds")  # fmt: skip
 SOFT_HU = (-200.0, 200.0)
@@ -112,7 +113,7 @@ def evaluate(
                                                                  parameters or {}))  # fmt: skip
             try:
                 found, refused = cases.compute(key, work), ""
-                if k in shown and method not in images:
+                if k in shown and method not in (*images, HIDDEN):
                     work()  # known from an earlier run, but its picture isn't
             except InputError as error:
                 found, refused = dict.fromkeys(FIGURES, float("nan")), str(error)
@@ -145,8 +146,8 @@ def _indices(slices: int | str | Sequence[int]) -> set[int]:
 
 
 def _pictures(k: int, hu: np.ndarray, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A row of the montage, cut to the body: input, the methods but LI, and what the last of them changed."""
-    shown = {f"slice {k}": hu} | {name.upper(): image for name, image in images.items() if name != "li"}
+    """A row of the montage, cut to the body: input, the methods but HIDDEN, and what the last of them changed."""
+    shown = {f"slice {k}": hu} | {name.upper(): image for name, image in images.items() if name != HIDDEN}
     if len(shown) > 1:
         last = list(shown)[-1]
         shown[f"{last} minus input"] = shown[last] - hu
