@@ -76,12 +76,12 @@ class Prior:
         return x.clamp(-1, 1)
 
 
-def run(name, inputs, *, network=None, preset="standard", samples=1, told=None, **parameters):
+def run(name, inputs, *, network=None, preset="standard", samples=1, batch=None, told=None, **parameters):
     """Result of a method; `told` gathers the events."""
     network = network or Prior()
     report = (lambda event: None) if told is None else told.append
     around = Surroundings(report=report, load=lambda model, device: network)
-    request = Request(name, parameters, preset, samples=samples, device="cpu")
+    request = Request(name, parameters, preset, samples=samples, batch=batch, device="cpu")
     return execute(methods.load(name), request, inputs, around)
 
 
@@ -328,7 +328,7 @@ def test_bad_input_is_one_sentence_before_the_first_step(case, name):
     inputs, parameters, words = REFUSED[case]
     prior, told = Prior(), []
     with pytest.raises(InputError, match=words) as error:
-        run(name, {"ct": ct(), **inputs}, network=prior, told=told, **FEW[name], **SMALL, **parameters)
+        run(name, {"ct": ct(), **inputs}, network=prior, batch=1, told=told, **FEW[name], **SMALL, **parameters)
     assert prior.calls <= 2 and "\n" not in str(error.value) and str(error.value).endswith(".")
     assert not any(e["event"] == "progress" and e["step"] for e in told)
 
