@@ -1,4 +1,7 @@
-"""The plan before the start: seconds and bytes of a run, calibrated by one call of each network in it."""
+"""The plan before the start: bytes of a run and seconds of its networks, calibrated by one call of each.
+
+The seconds of the physics aren't planned: they depend on whether the projector's tables stay within their limit. The
+remaining time counts them as soon as the first batch is done."""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from . import memory
 from .data import Grid, Item, Segmentation
 from .errors import MemoryExhausted
 from .method import Stage
+from .physics.ct import MEMORY_LIMIT
 from .run import Run
 
 USABLE = 0.8  # share of the free memory that a run may plan with
@@ -30,7 +34,7 @@ def prepare(run: Run, inputs: Mapping[str, Item]) -> dict[str, Any]:
         seconds[part], used = _one_call(run, part, stage)
         peak = max(peak, used)
     run.progress.estimate(seconds)
-    data = _data_bytes(run, inputs)
+    data, tables = _data_bytes(run, inputs), table_bytes(run.p, inputs)
     free = memory.available_bytes(run.device)
     host = memory.available_bytes("cpu")
     if data > host:
@@ -40,10 +44,10 @@ def prepare(run: Run, inputs: Mapping[str, Item]) -> dict[str, Any]:
             "Crop the volume or close other programs.",
         )
     if peak:
-        room = USABLE * (free - (data if run.device == "cpu" else 0))
+        room = USABLE * (free - tables - (data if run.device == "cpu" else 0))
         run.batch = max(1, min(run.batch, int(room // peak)))
     at_once = min(run.batch, max((s.items for s in calls.values()), default=1))
-    return _event(run.plan, run, seconds, data + peak * at_once, min(free, host))
+    return _event(run.plan, run, seconds, data + tables + peak * at_once, min(free, host))
 
 
 def _event(plan: Sequence[Stage], run: Run, seconds: Mapping[str, float], need: int, free: int) -> dict[str, Any]:
@@ -87,6 +91,21 @@ def _one_call(run: Run, part: str, stage: Stage) -> tuple[float, int]:
     run.evaluations = before
     end_bytes = torch.cuda.max_memory_allocated() if cuda else memory.peak_bytes()
     return elapsed, max(end_bytes - start_bytes, x.numel() * x.element_size())
+
+
+def table_bytes(p: Any, inputs: Mapping[str, Item]) -> int:
+    """Tables of projector and backprojector of the scanner, measured (input with bins) or virtual (parameters `views`
+    and `bins`); 0 for methods without one.
+
+    An entry takes 8 bytes; a ray meets the image twice per row, a pixel two bins per view; quarter turns that map views
+    onto each other share theirs. At most MEMORY_LIMIT for each image grid; `image_size` asks for a coarser one, too."""
+    grids = [i for i in inputs.values() if isinstance(i, Grid)]
+    measured = next((g.array.shape[-2:] for g in grids if g.axes[-1].name == "bin"), None)
+    views, bins = measured or (getattr(p, "views", 0), getattr(p, "bins", 0))
+    fine = max((max(g.array.shape[1:3]) for g in grids if g.axes[0].name == "k"), default=getattr(p, "size", 0) or 256)
+    turned = 4 if views % 4 == 0 else 1
+    sides = {fine, min(fine, getattr(p, "image_size", fine))}
+    return sum(min(MEMORY_LIMIT, 16 * views * side * (bins + side) // turned) for side in sides)
 
 
 def _data_bytes(run: Run, inputs: Mapping[str, Item]) -> int:

@@ -17,7 +17,7 @@ import torch
 from test_files import write_dicom
 from test_terminal import big_dicom
 
-from diffusion_backend import checks, describe, methods, terminal
+from diffusion_backend import checks, describe, estimate, methods, terminal
 from diffusion_backend.data import PatientGeometry, Segmentation, projections, volume
 from diffusion_backend.errors import InputError
 from diffusion_backend.execute import Request, Surroundings, execute
@@ -269,6 +269,32 @@ def test_the_plan_follows_the_patients_long_axis():
     result = run("a11", {"ct": axis_turned}, steps=5, **SMALL)
     assert result.record["evaluations"] == calls == 10
     assert stages[0].shape == planned("a11", {"ct": plain}, steps=5, **SMALL)[0][0].shape == (1, SIZE, SIZE)
+
+
+def test_the_memory_of_the_plan_holds_the_tables_of_the_projector():
+    """Against the growth of a process that builds them: from below within a quarter, and no more than twice."""
+    script = (
+        "import torch; from diffusion_backend import memory\n"
+        "from diffusion_backend.physics.ct import ImageGrid, projector\n"
+        "from diffusion_backend.physics.fbp import fbp\n"
+        "from diffusion_backend.physics.metal import virtual_geometry\n"
+        "def use(size, views, bins):\n"
+        "    image = ImageGrid(size, size, 1.0); scanner = virtual_geometry(image, views, bins)\n"
+        "    fbp(projector(scanner, image).forward(torch.zeros(1, size, size)), scanner, image)\n"
+        "use(16, 8, 9); before = memory.resident_bytes(); use(160, 320, 321); print(memory.resident_bytes() - before)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    grid = volume(np.zeros((2, 160, 160), np.float32), placed())
+    parameters = validate(methods.load("li").METHOD.parameters, {"views": 320, "bins": 321})
+    assert 0.75 < estimate.table_bytes(parameters, {"ct": grid}) / int(done.stdout) < 2
+    coarse = validate(methods.load("a11").METHOD.parameters, {"views": 320, "bins": 321, "image_size": 80})
+    more = estimate.table_bytes(coarse, {"ct": grid}) / estimate.table_bytes(parameters, {"ct": grid})
+    assert more == pytest.approx(1 + 80 * 401 / (160 * 481))
+    assert estimate.table_bytes(None, {"ct": grid}) == 0
+    told = []
+    run("li", {"ct": ct()}, told=told, preset="quick")
+    assert told[0]["memory_mb"] >= int(4 * 320 * SIZE * (321 + SIZE) / 2**20) == 21
 
 
 # ---- refusals ----
