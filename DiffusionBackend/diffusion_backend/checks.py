@@ -271,7 +271,7 @@ def _line_integrals(what: str, f: Facts, limits: Facts, other: Facts) -> str:
     it where a simulation scales them."""
     if not 0 <= f["mean"] <= limits["high"]:
         return (
-            f"{what} is {f['mean']:.3g} on average, but line integrals are from 0 to {limits['high']:g} on average. "
+            f"{what} is {f['mean']:.6g} on average, but line integrals are from 0 to {limits['high']:g} on average. "
             "Give -log(I / I0) of the measured intensities."
         )
     return ""
