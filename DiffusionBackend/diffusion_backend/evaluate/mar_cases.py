@@ -77,14 +77,15 @@ def _holds_any_implant(ct: Grid) -> bool:
 def make_case(name: str, clean: Grid, data: Path, number: int, seed: int, convention: str = "scanner") -> Case:
     """The slice with the metal `number` of METALS, measured in the simulator's `convention` (scanner or field).
 
-    The field's convention takes every slice for one of 153.6 mm width: patient and metal shrink alike."""
+    The field's convention takes every slice for one of 153.6 mm width: patient and metal shrink alike, and only a
+    screw still finds bone that is wide enough."""
     material, diameter = METALS[number]
     if convention == "field":
         shrink = PUBLISHED_FIELD_MM / (max(clean.array.shape[1:]) * clean.spacing[0])
         placed = PatientGeometry.from_itk([shrink * s for s in clean.spacing], (0, 0, 0), np.eye(3).ravel())
         clean, diameter = volume(clean.array, placed), shrink * diameter
     shapes = data / "metal-shapes" / "metal-shapes.npz"
-    wanted: dict[str, Any] = {"metal": material, "keep_projections": True, "implant": GENERATED[number],
+    wanted: dict[str, Any] = {"metal": material, "keep_projections": True, "implant": GENERATED[number] if convention == "scanner" else "screw",
                               "convention": convention}  # fmt: skip
     if shapes.exists():
         wanted |= {"shapes": str(shapes), "shape_mm": diameter}

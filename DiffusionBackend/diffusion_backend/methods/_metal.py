@@ -78,6 +78,9 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
         Boolean("fill_holes", True, help="Fill holes of the metal in each slice.", **advanced),
         Integer("trace_dilation", 1, unit="bins", low=0, high=5,
                 help="Safety margin of the metal's shadow in the projections, on each side.", **advanced),
+        Boolean("restore_detail", True,
+                help="Image-only: give back the detail that the virtual scanner lost; far from metal nothing changes.",
+                **advanced),
         Boolean("keep_sinogram", False, help="Also give the completed line integrals.", **advanced),
         Integer("views", views, unit="views", low=90, high=2000, help="Views of the virtual scanner.", **advanced),
         Integer("bins", bins, unit="bins", low=91, high=2001, help="Detector bins of the virtual scanner.", **advanced),
@@ -177,6 +180,8 @@ class Case:
             shadow = shadow_map(trace, self.scanner.projector)
             excess = trace_too_small(sinogram, trace)
         found = f(batch, image, inside, sinogram, trace)
+        if not measured and batch.run.p.restore_detail:
+            found = dict(found) | {"hu": found["hu"] + self._lost_detail(batch.run, image, inside, found["hu"])}
         hit = trace.flatten(1).any(1)
         plain = mu_to_hu(self.scanner.reconstruct(sinogram)) if measured and not bool(hit.all()) else image
         result = self.plane.from_grid(found["hu"].where(hit[:, None, None], plain))
@@ -185,6 +190,20 @@ class Case:
         pieces = {"hu": result, "shadow": self.plane.from_grid(shadow).clamp(0, 1),
                   "trace": trace.flatten(1).float().mean(1), "excess": excess.float()}
         return pieces | ({"sinogram": found["sinogram"]} if batch.run.p.keep_sinogram else {})
+
+    def _lost_detail(self, run: Run, image: Tensor, inside: Tensor, corrected: Tensor) -> Tensor:
+        """What projecting and reconstructing takes from slices [B, H, W] in HU: fine detail and noise.
+
+        The metal and the pixels that touch it are taken from the corrected slices: their edges are lost otherwise, and
+        would come back as rings."""
+        from torch.nn.functional import max_pool2d
+
+        from ..physics.ct import hu_to_mu, mu_to_hu
+
+        touched = max_pool2d(inside.float()[:, None], 3, 1, 1)[:, 0] > 0
+        seen = image.where(~touched, corrected.clamp(min=AIR_HU))
+        with run.clock("physics"):
+            return seen - mu_to_hu(self.scanner.reconstruct(self.scanner.project(hu_to_mu(seen))))
 
     def outputs(self, pieces: Mapping[str, np.ndarray], p: Any) -> dict[str, Any]:
         """All declared outputs, in the axes of the volume; metal is put back."""
