@@ -231,9 +231,9 @@ def train(training: Training, report: Callable[[Row], None], finish: Callable[[T
                 better = row["score"] < training.best
                 training.best = min(training.best, row["score"])
                 training.save(settings.output / "checkpoint.pt")
+                report(row)
                 if better:
                     finish(training, row)
-                report(row)
             losses.clear()
 
 
@@ -269,8 +269,12 @@ def main(arguments: list[str]) -> int:
     if options.resume:
         training.resume(options.output / "checkpoint.pt")
     earlier = initial.card.get("training", {}) if initial else {}
+    before = earlier.get("steps", 0), earlier.get("hours", 0.0)
+    curve = list(earlier.get("curve", []))
 
     def report(row: Row) -> None:
+        curve.append({"step": before[0] + row["step"], "hours": round(before[1] + row["hours"], 3),
+                      "score": round(row["score"], 2)})  # fmt: skip
         with open(options.output / "log.jsonl", "a", encoding="ascii") as log:
             log.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -280,8 +284,9 @@ def main(arguments: list[str]) -> int:
         card["training"] |= {
             "recipe": options.recipe,
             "seed": options.seed,
-            "steps": earlier.get("steps", 0) + state.step,
-            "hours": round(earlier.get("hours", 0.0) + state.seconds / 3600, 2),
+            "steps": before[0] + state.step,
+            "hours": round(before[1] + state.seconds / 3600, 2),
+            "curve": curve,
             "validation": {k: v for k, v in row.items() if k.startswith(("score", "rmse"))},
         }
         models.save_bundle(options.output / options.recipe, card, state.ema.state)
