@@ -8,7 +8,7 @@ bit; with projections every slice is reconstructed from them. Declarations are r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,7 @@ OUTPUTS = (
            help="Completed line integrals of the slices that were worked on, measured or of the virtual scanner."),
     Output("report", kind="table", display="table", help="Per changed slice: metal, trace and change."),
 )
+WIDE_SHADOW = 0.15                    # of the projections of a slice: beyond it every method failed on real slices
 STD = Output("std", kind="volume", unit="HU", display="overlay", when="samples>1", of="corrected",
              help="Standard deviation of the corrected CT over the samples.")
 REQUIRES = (
@@ -90,9 +91,7 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
 def planned_slices(meta: Mapping[str, Any], p: Any) -> int:
     """Slices that a run works on, as `prepare` chooses them; too many where bright voxels turn out to be no metal."""
     tops = meta["ct"]["tops"]
-    if "sinogram" in meta:
-        metal = [True] * len(tops)
-    elif "metal" in meta:
+    if "metal" in meta:
         metal = [top >= meta["metal"]["labels"].get("metal", 1) for top in meta["metal"]["tops"]]
     else:
         metal = [top >= p.metal_threshold for top in tops]
@@ -114,6 +113,7 @@ class Case:
     """A volume to correct. All arrays are (slice, row, column) along the axial axis.
 
     metal : what is put back; outline : metal that casts the shadow (with slice margin); chosen : slices to work on;
+    bare : slices without metal to reconstruct from their projections, and their HU in `plain`;
     scanner : physics of the grid of square pixels; sinogram : measured line integrals (slice, view, bin) or None."""
 
     ct: Grid
@@ -125,14 +125,15 @@ class Case:
     plane: Plane
     scanner: Scanner
     sinogram: np.ndarray | None
+    bare: tuple[int, ...] = ()
+    plain: np.ndarray | None = None
 
     def map(self, run: Run, f: Callable[..., Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
         """Apply `f(batch, hu, metal, sinogram, trace)` to the chosen slices, everything on the grid of square pixels.
 
         hu, metal [B, H, W]; sinogram: measured or virtual line integrals, trace: metal's shadow [B, V, D]. `f` returns
-        the reconstruction as "hu" [B, H, W] and the completed "sinogram" [B, V, D]; slices whose shadow is empty keep
-        the plain reconstruction, or in image-only mode the original. Returns "hu" and "shadow" as stored (slice, row,
-        column), "trace" as shares, "sinogram" where it is to be kept."""
+        the reconstruction as "hu" [B, H, W] and the completed "sinogram" [B, V, D]. Returns "hu" and "shadow" as
+        stored (slice, row, column), "trace" as shares, "sinogram" where it is to be kept."""
         from ..items import slices
 
         def work(batch: Batch, hu: Tensor, metal: Tensor, *measured: Tensor) -> dict[str, Tensor]:
@@ -146,6 +147,10 @@ class Case:
             which = [k for k, bad in zip(self.chosen, pieces["excess"].tolist(), strict=True) if bad]
             run.warn(f"In {len(which)} slices (first: {which[0]}) metal seems to reach beyond its outline; lower "
                      "metal_threshold or raise trace_dilation.")
+        if (share := float(pieces["trace"].max())) > WIDE_SHADOW:
+            run.warn(f"The metal's shadow covers {100 * share:.0f} % of the projections of a slice: too much is missing "
+                     "there for a reliable estimate. Compare with the original and with NMAR, and leave out metal that "
+                     "lies outside the body.")
         return {name: piece.numpy() for name, piece in pieces.items()}
 
     def require_rays(self, run: Run) -> None:
@@ -154,7 +159,7 @@ class Case:
 
         def look(batch: Batch, metal: Tensor) -> Tensor:
             with batch.run.clock("physics"):
-                trace = self.scanner.trace(self._inside(metal))
+                trace = self.scanner.trace(self.inside(metal))
             _metal_input.require_rays(trace, batch.indices)
             return trace.flatten(1).any(1)
 
@@ -162,17 +167,34 @@ class Case:
             with run.stage("metal"):
                 run.map(slices(self.chosen), look, self.outline)
 
-    def _inside(self, metal: Tensor) -> Tensor:
+    def reconstructed(self, run: Run) -> Case:
+        """With the plain reconstruction of the slices without metal, which no method touches."""
+        from ..items import slices
+        from ..physics.ct import mu_to_hu
+
+        def work(batch: Batch, sinogram: Tensor) -> Tensor:
+            with batch.run.clock("physics"):
+                return self.plane.from_grid(mu_to_hu(self.scanner.reconstruct(sinogram.float())))
+
+        if not self.bare:
+            return self
+        with run.stage("reconstruction"):
+            return replace(self, plain=run.map(slices(self.bare), work, self.sinogram).numpy())
+
+    def inside(self, metal: Tensor) -> Tensor:
         """The metal on the grid of square pixels, boolean."""
-        return metal if self.plane.square else self.plane.to_grid(metal.float()) > 0.1
+        if self.plane.square:
+            return metal
+        share = self.plane.to_grid(metal.float())  # thin metal must not vanish between the pixels of the grid
+        return share > share.amax((-2, -1), keepdim=True).clamp(max=0.2) / 2
 
     def _work(self, batch: Batch, f: Callable[..., Mapping[str, Tensor]], hu: Tensor, metal: Tensor,
               *measured: Tensor) -> dict[str, Tensor]:
-        from ..physics.ct import hu_to_mu, mu_to_hu
+        from ..physics.ct import hu_to_mu
         from ..physics.metal import shadow_map, trace_too_small
 
         image = self.plane.to_grid(hu.float().clamp(min=AIR_HU))
-        inside = self._inside(metal)
+        inside = self.inside(metal)
         with batch.run.clock("physics"):
             sinogram = measured[0].float() if measured else self.scanner.project(hu_to_mu(image))
             trace = self.scanner.trace(inside)
@@ -182,12 +204,7 @@ class Case:
         found = f(batch, image, inside, sinogram, trace)
         if not measured and batch.run.p.restore_detail:
             found = dict(found) | {"hu": found["hu"] + self._lost_detail(batch.run, image, inside, found["hu"])}
-        hit = trace.flatten(1).any(1)
-        plain = mu_to_hu(self.scanner.reconstruct(sinogram)) if measured and not bool(hit.all()) else image
-        result = self.plane.from_grid(found["hu"].where(hit[:, None, None], plain))
-        if not measured:
-            result = result.where(hit[:, None, None], hu.float())
-        pieces = {"hu": result, "shadow": self.plane.from_grid(shadow).clamp(0, 1),
+        pieces = {"hu": self.plane.from_grid(found["hu"]), "shadow": self.plane.from_grid(shadow).clamp(0, 1),
                   "trace": trace.flatten(1).float().mean(1), "excess": excess.float()}
         return pieces | ({"sinogram": found["sinogram"]} if batch.run.p.keep_sinogram else {})
 
@@ -211,14 +228,14 @@ class Case:
         corrected = np.moveaxis(self.ct.array.astype(dtype), self.axis, 0)
         shadow = np.zeros(self.hu.shape, np.float32)
         chosen = list(self.chosen)
+        if self.plain is not None:
+            corrected[list(self.bare)] = self.plain
         if chosen:
             before = self.hu[chosen]
             corrected[chosen] = np.where(_metal_input.no_data(before), before, pieces["hu"])
             shadow[chosen] = pieces["shadow"]
-            if p.reinsert == "original":
-                corrected[self.metal] = self.hu[self.metal]
-            elif p.reinsert == "fixed":
-                corrected[self.metal] = p.reinsert_hu
+            if p.reinsert != "no":
+                corrected[self.metal] = self.hu[self.metal] if p.reinsert == "original" else p.reinsert_hu
         difference = (corrected - self.hu).astype(np.float32)
         stored = [np.ascontiguousarray(np.moveaxis(a, 0, self.axis)) for a in (corrected, difference, shadow)]
         metal = np.ascontiguousarray(np.moveaxis(self.metal, 0, self.axis)).astype(np.uint8)
@@ -258,18 +275,18 @@ def prepare(run: Run, inputs: Mapping[str, Any], p: Any) -> Case:
     metal = _metal_input.find_metal(inputs, hu, axis, p)
     outline = _metal_input.grown(metal, p.slice_margin)
     sinogram, geometry = None, virtual_geometry(plane.grid, p.views, p.bins)
-    wanted = outline.any((1, 2))
     if "sinogram" in inputs:
         sinogram, geometry = _metal_input.measured(inputs["sinogram"], axis)
-        wanted = np.ones(len(hu), bool)
     if p.first_slice > min(p.last_slice, len(hu) - 1):
         raise InputError(f"The slices {p.first_slice} to {p.last_slice} were asked for, but the volume has the "
                          f"slices 0 to {len(hu) - 1}.", "Choose first_slice and last_slice within the volume.")
-    chosen = tuple(int(k) for k in np.flatnonzero(wanted) if p.first_slice <= k <= p.last_slice)
+    wanted = range(p.first_slice, min(p.last_slice, len(hu) - 1) + 1)
+    chosen = tuple(k for k in wanted if outline[k].any())
+    bare = tuple(k for k in wanted if not outline[k].any()) if sinogram is not None else ()
     scanner = Scanner(geometry, plane.grid, run.device, p.trace_dilation)
-    case = Case(ct, axis, hu, metal, outline, chosen, plane, scanner, sinogram)
+    case = Case(ct, axis, hu, metal, outline, chosen, plane, scanner, sinogram, bare)
     if run.sample == 0:  # the same for every sample
         for sentence in _metal_input.doubts(ct, hu, chosen):
             run.warn(sentence)
         case.require_rays(run)
-    return case
+    return case.reconstructed(run)

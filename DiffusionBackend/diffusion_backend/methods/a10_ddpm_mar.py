@@ -8,6 +8,7 @@ resolution. Resampling is RePaint's (Lugmayr et al. 2022), the start is the nois
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..method import Citation, Method, ModelSlot, Stage
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 TRAINED_STEPS = 1000
 RATIO_SCALE = 0.08              # spread of the ratio: two standard deviations; the schedule's noise is in this unit
 CONTEXT = 32                    # views and bins around the shadow that the network sees
-WIDE_SHARE = 0.12               # of the sinogram: from there on NMAR is often better (note, trap 2)
 
 METHOD = Method(
     id="a10",
@@ -88,9 +88,6 @@ def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
     with run.stage("inpainting"):
         band = shadow_band(case, p.sinogram_size)
         pieces = case.map(run, lambda batch, *slices: correct(batch, case.scanner, network, band, p, *slices))
-    if pieces and (share := float(pieces["trace"].max())) > WIDE_SHARE:
-        run.warn(f"The metal's shadow covers {share:.0%} of the projections of a slice; for large metal NMAR is often "
-                 "better. Compare with its result.")
     return case.outputs(pieces, p)
 
 
@@ -170,14 +167,13 @@ def coarse_side(side: int, size: int) -> int:
 def shadow_band(case: _metal.Case, size: int) -> slice:
     """The coarse bins that the network looks at: the shadow of all slices and some bins around it. The same for every
     slice, so that no result depends on which slices were worked on together."""
-    import numpy as np
     import torch
 
     bins = case.scanner.geometry.bins
-    outline = torch.from_numpy(case.outline[list(case.chosen)].any(0)[None]).to(case.scanner.device)
-    hit = torch.nonzero(case.scanner.trace(case.plane.to_grid(outline.float()) > 0.1).any(1)[0]).flatten().cpu().numpy()
-    if not len(hit):
-        return slice(0, coarse_side(bins, size))
     coarse = coarse_side(bins, size)
-    low, high = np.floor(hit[0] * coarse / bins) - CONTEXT, np.ceil((hit[-1] + 1) * coarse / bins) + CONTEXT
-    return slice(int(max(0, low)), int(min(coarse, high)))
+    outline = torch.from_numpy(case.outline[list(case.chosen)].any(0)[None]).to(case.scanner.device)
+    hit = torch.nonzero(case.scanner.trace(case.inside(outline))[0].any(0)).flatten().tolist()
+    if not hit:
+        return slice(0, coarse)
+    low, high = math.floor(hit[0] * coarse / bins) - CONTEXT, math.ceil((hit[-1] + 1) * coarse / bins) + CONTEXT
+    return slice(max(0, low), min(coarse, high))
