@@ -86,8 +86,10 @@ def test_a_prior_that_says_nothing_new_gives_nmar(measured):
     assert 0 < difference.std() < 0.02 * nmar.max()
 
 
-@pytest.mark.parametrize(("steps", "jump", "repeats", "calls"), [(250, 10, 10, 2410), (100, 10, 5, 460),
-                                                                  (50, 5, 3, 140), (25, 5, 2, 45), (25, 5, 1, 25)])  # fmt: skip
+CALLS = [(250, 10, 10, 2410), (100, 10, 5, 460), (50, 5, 3, 140), (25, 5, 2, 45), (25, 5, 1, 25)]
+
+
+@pytest.mark.parametrize(("steps", "jump", "repeats", "calls"), CALLS)
 def test_network_calls_of_the_note(steps, jump, repeats, calls):
     """Note, section 2.5 and check 1."""
     p = validate(methods.load("a10").METHOD.parameters, {"steps": steps, "jump": jump, "repeats": repeats})

@@ -6,11 +6,13 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 
 from diffusion_backend import models
 from diffusion_backend.anatomy.phantoms import phantom
 from diffusion_backend.errors import InputError
 from diffusion_backend.evaluate import mar, mar_cases
+from diffusion_backend.evaluate.tables import Cases
 
 
 @pytest.fixture
@@ -73,7 +75,40 @@ def test_table_has_all_rows_and_resumes(patients, tmp_path, monkeypatch, capsys)
     assert len(list(output.parent.glob("*.png"))) == 2
     monkeypatch.setattr(mar, "make_case", lambda *a: pytest.fail("a known case was computed again"))
     mar.evaluate(patients, output, **options)
-    assert "A11 is worse than LI" in capsys.readouterr().out
+    assert "No case has all of LI, NMAR and A11" in capsys.readouterr().out
+
+
+def test_comparison_names_the_cases_in_which_a11_is_worse_than_li(tmp_path):
+    cases = Cases(tmp_path / "c.csv", ("convention", "mode", "case", "metal", "method"), mar.FIGURES)
+    for metal, *rmse in (("small", 40, 50, 43), ("large", 60, 50, 40)):
+        for method, value in zip(("li", "nmar", "a11"), rmse, strict=True):
+            key = ("scanner", "image", "p1", metal, method)
+            cases.rows[key] = dict.fromkeys(mar.FIGURES, float(value))
+    told = mar.comparison(cases, "scanner", "image")
+    assert "0.83 times" in told and "1 of 2 cases (p1 small: 43.0 against 40.0 HU)" in told
+
+
+def test_error_in_the_shadow_is_that_of_the_line_integrals(case):
+    """Completed data that are the projections of the reference have none; a constant error in them is found."""
+    image, completed = mar.correct("li", case, "projections", "cpu", {})
+    error = mar.trace_rmse(completed, case)
+    assert 0 < error < 1 and image.shape == case.reference.shape
+    worse = completed.like(completed.array + 5.0)
+    assert mar.trace_rmse(worse, case) == pytest.approx(5.0, abs=2 * error)
+    geometry = mar.Geometry.from_dict(completed.acquisition)
+    scanner = mar.projector(geometry, mar.ImageGrid(*case.reference.shape, case.ct.spacing[0]))
+    truth = scanner.forward(mar.hu_to_mu(torch.from_numpy(case.reference)[None])).numpy()
+    assert mar.trace_rmse(completed.like(truth), case) < 1e-6
+
+
+def test_variants_change_the_prior_or_the_seed_alone(case, monkeypatch):
+    monkeypatch.setattr(models, "load_denoiser", lambda model, device: lambda x, sigma, cond=None: 0.5 * x)
+    few = {"steps": 5, "repeats": 1}
+    for name in ("a10", "a11"):
+        plain, again, seed, tv = (mar.correct(m, case, "image", "cpu", few)[0]
+                                  for m in (name, name, f"{name}-seed1", f"{name}-tv"))  # fmt: skip
+        assert np.array_equal(plain, again)
+        assert not np.array_equal(plain, seed) and not np.array_equal(plain, tv)
 
 
 def test_unknown_mode_and_missing_data_are_sentences(tmp_path):

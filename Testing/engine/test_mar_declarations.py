@@ -338,7 +338,8 @@ REFUSED = {
     "place of the outline": ({"metal": outline(origin=(0, 6.5, 0))}, {}, "'metal' lies up to 6.5 mm off the voxels of "
                              "'ct', but both must"),
     "sign of projections": ({"sinogram": measured(scale=-1.0)}, {}, "'sinogram' is -.* on average.*0 to 15.*-log"),
-    "scale of projections": ({"sinogram": measured(scale=100.0)}, {}, r"'sinogram' is [\d.]+ on average.*0 to 15.*-log"),
+    "scale of projections": ({"sinogram": measured(scale=100.0)}, {},
+                             r"'sinogram' is [\d.]+ on average.*0 to 15.*-log"),
     "all-metal view": ({"sinogram": narrow(0, *range(60, 121, 3)), "metal": Segmentation(BAR, placed())}, {},
                        "^Slice 2 of the input 'ct' can't be corrected: in view 0 every ray meets metal, so nothing"),
     "wide shadow": ({"sinogram": narrow(*range(-45, 46, 3)), "metal": Segmentation(BAR, placed())}, {},

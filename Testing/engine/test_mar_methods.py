@@ -320,7 +320,7 @@ def test_nmar_image_as_prior_needs_no_network():
 
 
 def test_detail_that_the_virtual_scanner_lost_is_given_back():
-    """The method's part and the lost detail add up: with a shadow that was filled exactly the slice would not change."""
+    """The method's part and the lost detail add up; far from the metal the slice changes less."""
     ct = grid(head.hu(slices=1, size=64), spacing=(3.0, 3.0, 3.0))
     ct = ct.like(ct.array + np.random.default_rng(0).normal(0, 20, ct.array.shape).astype(np.float32))
     with_detail, without = run("li", ct, **VIRTUAL), run("li", ct, restore_detail=False, **VIRTUAL)

@@ -2,9 +2,9 @@
 
 Cases: see `mar_cases`. `convention` says how the metal was measured: by a clinical scanner at true size (`scanner`), as
 in the SynDeepLesion data family (`field`), or by its authors (`syndeeplesion`, one slice). Methods correct the image
-(`mode=image`, virtual projections) or the measured projections (`mode=projections`). Reference: the slice without metal.
-Rows besides the methods: `oracle` (A11 with the truth as prior: the ceiling of its loop), and A10 and A11 with a Gaussian
-smoother or TV in place of the network (what the prior is worth).
+(`mode=image`, virtual projections) or the measured projections (`mode=projections`). Reference: the slice without
+metal. Rows besides the methods: `oracle` (A11 with the truth as prior: the ceiling of its loop), A10 and A11 with a
+Gaussian smoother or TV in place of the network (what the prior is worth), and with other seeds (how much is chance).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from .tables import Cases, cases_path, write_table
 
 CONVENTIONS, MODES = ("scanner", "field", "syndeeplesion"), ("image", "projections")
 METHODS = ("uncorrected", "li", "nmar", "a10", "a11", "oracle")
-ABLATIONS = ("a10-gaussian", "a10-tv", "a11-gaussian", "a11-tv")
+ABLATIONS = ("a10-gaussian", "a10-tv", "a10-seed1", "a10-seed2",
+             "a11-gaussian", "a11-tv", "a11-seed1", "a11-seed2")  # fmt: skip
 FIGURES = ("rmse_hu", "ring_rmse_hu", "bone_bias_hu", "ssim", "trace_rmse", "seconds")
 BONE_HU, RING_PX = 300.0, (3, 20)
 HU_PER_RATIO = 500 / 0.08  # spread of CT in HU over that of A10's ratio: classical denoisers are tuned for HU
@@ -47,24 +48,24 @@ def correct(method: str, case: Case, mode: str, device: str, parameters: Mapping
     prior."""
     if method == "uncorrected":
         return np.asarray(case.ct.array)[0], None
-    name, _, ablation = ("a11", "", "oracle") if method == "oracle" else method.partition("-")
-    module = methods.load(name)
+    name, _, variant = ("a11", "", "oracle") if method == "oracle" else method.partition("-")
+    module, seed = methods.load(name), int(variant.removeprefix("seed")) if variant.startswith("seed") else 0
     around = Surroundings(
         card=lambda m: models.read_card(models.find(m)),
-        load=lambda m, where: _replacement(name, ablation, case) if ablation else models.load_denoiser(m, where),
+        load=lambda m, where: models.load_denoiser(m, where) if seed or not variant else _other(name, variant, case),
     )
     inputs: dict[str, Item] = {"ct": case.ct, "metal": case.mask}
     if mode == "projections":
         inputs["sinogram"] = case.sinogram
     known = {p.name for p in module.METHOD.parameters}
     wanted = {"keep_sinogram": True} | {k: v for k, v in {**case.parameters, **parameters}.items() if k in known}
-    result = execute(module, Request(name, wanted, device=device), inputs, around)
+    result = execute(module, Request(name, wanted, seed=seed, device=device), inputs, around)
     assert result is not None
     image, completed = result.outputs["corrected"], result.outputs["completed"]
     return np.asarray(image.array)[0], completed  # type: ignore[union-attr,return-value]
 
 
-def _replacement(name: str, what: str, case: Case) -> Callable[..., Any]:
+def _other(name: str, what: str, case: Case) -> Callable[..., Any]:
     """What stands in place of the network: the truth, or a classical denoiser in the unit of the method's prior."""
     if what == "oracle":
         truth = torch.from_numpy(case.reference)[None]
@@ -103,7 +104,7 @@ def evaluate(
     device: str = "cpu", seed: int = 0, rows: Sequence[str] = METHODS, pictures: bool = True,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[Mapping[str, str | float]]:  # fmt: skip
-    """Write `output` (convention x mode x method, means over cases), the cases, and a montage per case; print the table.
+    """Write `output` (convention x mode x method, means over cases), the cases, a montage per case; print the table.
 
     rows : which of METHODS and ABLATIONS. parameters : of the methods, for example {"steps": 10} (JSON on the command
     line)."""
@@ -161,5 +162,6 @@ def comparison(cases: Cases, convention: str, mode: str) -> str:
     means = {m: float(np.mean([rows[(*c, m)] for c in complete])) for m in ("li", "nmar", "a11")}
     worse = sorted(c for c in complete if rows[(*c, "a11")] > 1.05 * rows[(*c, "li")])
     names = "; ".join(f"{c} {m}: {rows[(c, m, 'a11')]:.1f} against {rows[(c, m, 'li')]:.1f} HU" for c, m in worse)
-    return (f"A11 has {means['a11'] / min(means['li'], means['nmar']):.2f} times the RMSE of the better of LI and NMAR; "
-            f"it is worse than LI by more than 5 % in {len(worse)} of {len(complete)} cases ({names or 'none'}).")
+    share = means["a11"] / min(means["li"], means["nmar"])
+    return (f"A11 has {share:.2f} times the RMSE of the better of LI and NMAR; it is worse than LI by more than 5 % "
+            f"in {len(worse)} of {len(complete)} cases ({names or 'none'}).")

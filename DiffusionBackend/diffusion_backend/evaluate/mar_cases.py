@@ -85,8 +85,8 @@ def make_case(name: str, clean: Grid, data: Path, number: int, seed: int, conven
         placed = PatientGeometry.from_itk([shrink * s for s in clean.spacing], (0, 0, 0), np.eye(3).ravel())
         clean, diameter = volume(clean.array, placed), shrink * diameter
     shapes = data / "metal-shapes" / "metal-shapes.npz"
-    wanted: dict[str, Any] = {"metal": material, "keep_projections": True, "implant": GENERATED[number] if convention == "scanner" else "screw",
-                              "convention": convention}  # fmt: skip
+    implant = GENERATED[number] if convention == "scanner" else "screw"
+    wanted: dict[str, Any] = {"metal": material, "implant": implant, "convention": convention, "keep_projections": True}
     if shapes.exists():
         wanted |= {"shapes": str(shapes), "shape_mm": diameter}
     made = simulation.simulate({"ct": clean}, validate(simulation.PARAMETERS, wanted), seed)

@@ -148,9 +148,9 @@ class Case:
             run.warn(f"In {len(which)} slices (first: {which[0]}) metal seems to reach beyond its outline; lower "
                      "metal_threshold or raise trace_dilation.")
         if (share := float(pieces["trace"].max())) > WIDE_SHADOW:
-            run.warn(f"The metal's shadow covers {100 * share:.0f} % of the projections of a slice: too much is missing "
-                     "there for a reliable estimate. Compare with the original and with NMAR, and leave out metal that "
-                     "lies outside the body.")
+            run.warn(f"The metal's shadow covers {100 * share:.0f} % of the projections of a slice: too much is "
+                     "missing there for a reliable estimate. Compare with the original and with NMAR, and leave out "
+                     "metal that lies outside the body.")
         return {name: piece.numpy() for name, piece in pieces.items()}
 
     def require_rays(self, run: Run) -> None:

@@ -144,8 +144,10 @@ def inpaint(batch: Batch, network: Any, baseline: Tensor, trace: Tensor, band: s
         batch.progress(done, calls, preview=x0[:, 0])
 
     first = known if p.start != "noise" else known.new_ones(())
-    filled = repaint(lambda x, sigma, cond: around(network, x, sigma), first + levels[0] * noise(0), levels,
-                     known=known, mask=outside, jump=p.jump, repeats=p.repeats, noise=noise, on_step=report)  # fmt: skip
+    filled = repaint(
+        lambda x, sigma, cond: around(network, x, sigma), first + levels[0] * noise(0), levels, known=known,
+        mask=outside, jump=p.jump, repeats=p.repeats, noise=noise, on_step=report,
+    )  # fmt: skip
     added = F.pad(filled - known, (band.start, shape[1] - band.stop))
     return F.interpolate(added, baseline.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 

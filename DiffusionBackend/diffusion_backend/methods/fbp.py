@@ -52,8 +52,8 @@ METHOD = Method(
         "standard": {},
         "published": {"window": "ramp", "size": 0, "pixel": 0.0},
     },
-    notes="The standard is the published method: the unwindowed ramp filter. Preset quick gives a coarse, smooth look at "
-    "the same field of view.",
+    notes="The standard is the published method: the unwindowed ramp filter. Preset quick gives a coarse, smooth look "
+    "at the same field of view.",
 )
 
 

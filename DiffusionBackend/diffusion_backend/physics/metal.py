@@ -117,7 +117,7 @@ def from_ratio(ratio: Tensor, prior: Tensor) -> Tensor:
 def interpolate_normalised(sinogram: Tensor, trace: Tensor, prior: Tensor) -> Tensor:
     """NMAR: LI of the ratio of sinogram and prior sinogram, times the prior sinogram (Meyer et al. 2010, eq. 2-4).
 
-    prior : projection of the prior image, same shape. Published with a bare ratio; see `ratio_floor` for the difference.
+    prior : projection of the prior image, same shape. Published with a bare ratio: see `ratio_floor`.
     Outside the trace, and everywhere for an empty trace, the result is the input bit for bit."""
     filled = from_ratio(interpolate_linear(to_ratio(sinogram, prior), trace), prior)
     return torch.where(trace, filled, sinogram)
