@@ -285,9 +285,9 @@ def test_segmentation_rules():
 
 def test_saturated_data_need_no_higher_core():
     v = np.minimum(volume_with_metal(), 3071)
-    assert metal_mask.saturation_level(v) == 3071 and not metal_mask.extended_scale(v)
+    assert metal_mask.saturation_level(v) == 3071
     assert metal_mask.segment_metal(v, threshold=3000)[1:4, 10:16, 10:16].all()
-    assert metal_mask.saturation_level(volume_with_metal()) is None and metal_mask.extended_scale(volume_with_metal())
+    assert metal_mask.saturation_level(volume_with_metal()) is None
 
 
 def test_metal_without_a_core_is_its_brightest_compact_piece_never_a_thin_streak():
@@ -306,11 +306,37 @@ def test_metal_without_a_core_is_its_brightest_compact_piece_never_a_thin_streak
     assert found[0, 2:5, 2:5].all() and found.sum() == 9
 
 
-def test_vendor_corrections_and_padding_are_recognised():
+def test_compact_pieces_are_judged_in_the_type_of_the_volume(monkeypatch):
+    """Neither memory for a copy in double precision nor a block that reaches over the border of a slice."""
+    v = np.full((2, 30, 30), 40, np.int16)
+    v[0, 0, 3:20] = 2850                                        # a streak along the border, one voxel thin
+    v[1, 28:30, 28:30] = 2700                                   # a filling in the corner
+    seen, keep = [], metal_mask._keep_components
+
+    def watched(candidates, volume, *rest):
+        seen.append(volume.dtype)
+        return keep(candidates, volume, *rest)
+
+    monkeypatch.setattr(metal_mask, "_keep_components", watched)
+    found = metal_mask.segment_metal(v)
+    assert found[1, 28:, 28:].all() and found.sum() == 4
+    assert seen == [np.int16, np.int16]
+
+
+def test_vendor_corrections_are_recognised():
     assert metal_mask.vendor_correction(["Hip 2.0", "O-MAR"]) == "O-MAR"
     assert metal_mask.vendor_correction(["THORAX_iMAR_Hip"]) == "iMAR"
     assert metal_mask.vendor_correction(["Smart MAR 1.25"]) == "Smart MAR"
     assert metal_mask.vendor_correction(["SUMMARY", "MARROW", "B30f"]) is None
-    v = np.array([[-2000, -1024, 40]], np.int16)
-    assert metal_mask.without_padding(v).tolist() == [[-1000, -1024, 40]]
-    assert metal_mask.without_padding(v[:, 1:]) is not None and v[0, 0] == -2000
+
+
+@pytest.mark.parametrize("date", ["12 MAR 2020", "MAR 2020", "2020-MAR-12", "12-Mar-20", "Mar 12, 2020", "2020_MAR_12",
+                                  "12MAR2020", "12.MAR.2020", "2020 MAR 12"])
+def test_dates_in_march_are_no_vendor_correction(date):
+    assert metal_mask.vendor_correction([f"THORAX {date}", "B30f"]) is None
+    assert metal_mask.vendor_correction([date, "Hip MAR"]) == "metal artefact reduction"
+
+
+@pytest.mark.parametrize("text", ["MAR", "THORAX 5 MAR", "Hip 1.25 MAR 0.6", "MAR 512", "Hip_MAR_2.0", "2.0-MAR"])
+def test_numbers_beside_a_vendor_correction_are_no_date(text):
+    assert metal_mask.vendor_correction([text, "2020"]) == "metal artefact reduction"

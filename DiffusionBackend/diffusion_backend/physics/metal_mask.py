@@ -11,10 +11,13 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
-LOWEST_REAL_HU = -1024.0
 TWELVE_BIT_HU = (2900.0, 4100.0)      # highest value of scanners that store 12 bits, by intercept
 VENDOR_NAMES = {"O-MAR": r"\bO-?MAR\b", "iMAR": r"\biMAR\b", "SEMAR": r"\bSEMAR\b", "Smart MAR": r"\bSMART ?MAR\b",
                 "metal artefact reduction": r"\bMAR\b"}
+# Dates in March: "2020-MAR-12", "12 MAR 2020", "MAR 2020", "MAR 12, 2020", "12-MAR-20". A number alone makes none: in
+# "THORAX 5 MAR" it may be the slice thickness.
+MARCH = (r"\b(?:19|20)\d\d[ ./-]+MAR\b|\bMAR[ .,/-]+(?:\d{1,2}[ .,/-]+)?(?:19|20)\d\d\b"
+         r"|\b\d{1,2}([-/.])MAR\1\d\d\b")
 
 
 def saturation_level(volume_hu: np.ndarray) -> float | None:
@@ -27,27 +30,14 @@ def saturation_level(volume_hu: np.ndarray) -> float | None:
     return top if np.count_nonzero(volume_hu > top - 1) >= 3 else None
 
 
-def extended_scale(volume_hu: np.ndarray) -> bool:
-    """True if metal values reach beyond any 12-bit scale (extended CT scale or float data)."""
-    return bool(volume_hu.max() > TWELVE_BIT_HU[1])
-
-
 def vendor_correction(texts: Iterable[str]) -> str | None:
     """Name of the metal artefact reduction that the scanner applied, from DICOM texts such as SeriesDescription,
-    ConvolutionKernel and ImageComments; None if no text names one."""
-    joined = " | ".join(text.replace("_", " ") for text in texts)
+    ConvolutionKernel and ImageComments; None if no text names one. A date in March names none."""
+    joined = re.sub(MARCH, "", " | ".join(text.replace("_", " ") for text in texts), flags=re.IGNORECASE)
     for name, pattern in VENDOR_NAMES.items():
         if re.search(pattern, joined, flags=re.IGNORECASE):
             return name
     return None
-
-
-def without_padding(volume_hu: np.ndarray) -> np.ndarray:
-    """Values below -1024 HU mark pixels without data: they become air, -1000 HU. Copy only if needed."""
-    padding = volume_hu < LOWEST_REAL_HU
-    if not padding.any():
-        return volume_hu
-    return np.where(padding, np.asarray(-1000, dtype=volume_hu.dtype), volume_hu)
 
 
 def segment_metal(volume_hu: np.ndarray, *, threshold: float = 2500.0, core: float = 500.0, min_voxels: int = 3,
@@ -79,16 +69,16 @@ def _keep_components(candidates: np.ndarray, volume: np.ndarray, level: float, m
     """Components of `candidates` with enough voxels and a maximum at or above `level`."""
     labels = np.empty(candidates.shape, np.int32)
     count = int(ndimage.label(candidates, structure=np.ones((3, 3, 3)), output=labels))  # type: ignore[arg-type]
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    peaks = ndimage.maximum(volume, labels, np.arange(count + 1))
-    keep: np.ndarray = (sizes >= min_voxels) & (np.asarray(peaks) >= level)
-    keep[0] = False
+    found = labels[candidates]                                   # few voxels, so that whole volumes needn't be sorted
+    peaks = np.full(count + 1, -np.inf)
+    np.maximum.at(peaks, found, volume[candidates])
+    keep = (np.bincount(found, minlength=count + 1) >= min_voxels) & (peaks >= level)
     return keep[labels]
 
 
 def _keep_compact(candidates: np.ndarray, volume: np.ndarray, threshold: float, min_voxels: int) -> np.ndarray:
     """Components with a compact core, judged by the lowest value of each block of 2 x 2 voxels in a slice."""
-    blocks = np.full(volume.shape, -np.inf)
-    blocks[:, 1:, 1:] = ndimage.minimum_filter(volume, (1, 2, 2))[:, 1:, 1:]
-    level = (threshold + blocks.max()) / 2
+    lowest = float(volume.min())                                 # beyond the border, where no block is whole
+    blocks = ndimage.minimum_filter(volume, (1, 2, 2), mode="constant", cval=lowest)
+    level = (threshold + float(blocks.max())) / 2
     return _keep_components(candidates, blocks, level, min_voxels) if level >= threshold else np.zeros_like(candidates)
