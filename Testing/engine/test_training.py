@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +183,43 @@ def test_ct_image_trains_and_saves_a_loadable_bundle(small_set, monkeypatch, tmp
     assert bundle.card["training"]["patients"] == {"train": ["p001"], "validation": ["p031"]}
     assert training.main([*arguments[:-2], "--steps", "2", "--init", str(output / "ct-image")]) == 0
     assert (output / "log.jsonl").read_text().count("\n") == 2
+
+
+def test_card_holds_the_curve_steps_and_hours_of_all_legs(monkeypatch, tmp_path):
+    """Two legs by the command, the second from the first one's model; the clock gains six minutes at each look."""
+    from diffusion_backend import models, recipes, training
+
+    class Better(Line):
+        """A line whose score falls at each look and starts anew in each leg."""
+
+        def __init__(self, data):
+            self.looks = 0
+
+        def validate(self, parts):
+            self.looks += 1
+            return {"score": 10 / self.looks}
+
+        def card(self):
+            return {"interface": "Denoiser", "network": {}, "licence": "none", "training": {"patients": {}}}
+
+    def leg(name, steps, *more):
+        arguments = ["line", "--data", str(tmp_path), "--output", str(tmp_path / name), "--steps", str(steps),
+                     "--float32", "--checkpoint-minutes", "0", *more]  # fmt: skip
+        assert training.main(arguments) == 0
+        return models.read_card(tmp_path / name / "line")["training"]
+
+    minutes = itertools.count(0, 6)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
+    monkeypatch.setitem(recipes.RECIPES, "line", Better)
+    first = leg("one", 3)
+    assert (first["steps"], first["hours"], first["validation"]) == (3, 0.3, {"score": pytest.approx(10 / 3)})
+    both = leg("two", 2, "--init", str(tmp_path / "one" / "line"))
+    assert (both["steps"], both["hours"], both["validation"]) == (5, 0.5, {"score": 5.0})
+    assert both["curve"][:3] == first["curve"]
+    assert [row["step"] for row in both["curve"]] == [1, 2, 3, 4, 5]
+    assert [row["hours"] for row in both["curve"]] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [row["score"] for row in both["curve"]] == [10, 5, 3.33, 10, 5]
+    assert both["patients"] == {}
 
 
 def test_crops_keep_hounsfield_units_and_random_state(small_set):
