@@ -25,7 +25,8 @@ from ..metrics import image as metrics
 from ..pictures import CHANGE_HU, SOFT_TISSUE_HU, montage
 from .tables import Cases, cases_path, write_table
 
-METHODS = ("li", "nmar", "a11")
+Picture = Mapping[str, np.ndarray]   # images by title
+METHODS = ("li", "nmar", "a10", "a11")
 HIDDEN = "li"                        # in the table, but not in the montage
 FIGURES = ("metal_voxels", "trace_percent", "streaks_before_hu", "streaks_after_hu", "far_bias_hu", "far_rmse_hu",
            "seconds")  # fmt: skip
@@ -33,6 +34,8 @@ SOFT_HU = (-200.0, 200.0)
 RING_PX = (3, 60)
 LOCAL_PX = 21                        # side of the square of the local mean
 FAR_SHADOW, FAR_PX = 0.02, 100       # far from metal: less shadow than this, or more pixels away than this
+MONTAGE_MM = 160                     # side of what the montage shows
+MONTAGE_INCHES, MONTAGE_GREYS = 2.0, 24      # a page can hold it: about 1000 pixels wide, less than 300 kB
 
 
 def clinical_slices(data: Path) -> Iterator[tuple[int, str, Grid]]:
@@ -104,52 +107,70 @@ def evaluate(
     start, shown = time.perf_counter(), _indices(slices)
     cases = Cases(cases_path(output), ("slice", "patient", "method"), FIGURES)
     table: list[Mapping[str, str | float]] = []
-    pictures = []
+    pictures: dict[int, tuple[Picture, np.ndarray]] = {}
     for k, patient, ct in clinical_slices(data):
-        images: dict[str, np.ndarray] = {}
+        done: dict[str, Mapping[str, Any]] = {}
         for method in rows:
             key = {"slice": str(k), "patient": patient, "method": method}
-            work = partial(_measure, method, ct, images, partial(correct, method, ct, priors or {}, device,
-                                                                 parameters or {}))  # fmt: skip
+            work = partial(_measure, method, ct, done, partial(correct, method, ct, priors or {}, device,
+                                                               parameters or {}))  # fmt: skip
             try:
                 found, refused = cases.compute(key, work), ""
-                if k in shown and method not in (*images, HIDDEN):
+                if k in shown and method not in (*done, HIDDEN):
                     work()  # known from an earlier run, but its picture isn't
             except InputError as error:
                 found, refused = dict.fromkeys(FIGURES, float("nan")), str(error)
             table.append(key | found | {"refused": refused})
-        if k in shown:
-            pictures.append(_pictures(k, np.asarray(ct.array)[0], images))
+        if k in shown and done:
+            pictures[k] = _pictures(ct, done, [m for m in rows if m != HIDDEN])
     print(write_table(output, table))
-    if pictures:
-        windows = {"": SOFT_TISSUE_HU} | {title: CHANGE_HU for row in pictures for title in row if "minus" in title}
-        montage(output.with_suffix(".png"), pictures, windows)
+    if chosen := [pictures[k] for k in shown if k in pictures]:
+        windows = {"": SOFT_TISSUE_HU} | {title: CHANGE_HU for title in chosen[0][0] if "minus" in title}
+        images, outlines = zip(*chosen)
+        montage(output.with_suffix(".png"), images, windows, outlines=outlines, inches=MONTAGE_INCHES,
+                greys=MONTAGE_GREYS)  # fmt: skip
     print(f"{time.perf_counter() - start:.0f} s.")
     return table
 
 
-def _measure(method: str, ct: Grid, images: dict[str, np.ndarray], run: Callable[[], Mapping[str, Any]]
+def _measure(method: str, ct: Grid, done: dict[str, Mapping[str, Any]], run: Callable[[], Mapping[str, Any]]
              ) -> dict[str, float]:  # fmt: skip
     began = time.perf_counter()
     outputs = run()
     seconds = time.perf_counter() - began
-    images[method] = np.asarray(outputs["corrected"].array)[0]
+    done[method] = outputs
     return figures(np.asarray(ct.array)[0], outputs) | {"seconds": seconds}
 
 
-def _indices(slices: int | str | Sequence[int]) -> set[int]:
-    """Slices as they come from the command line: 1, "1,2,3" or [1, 2, 3]."""
+def _indices(slices: int | str | Sequence[int]) -> tuple[int, ...]:
+    """Slices as they come from the command line, 1, "1,2,3" or [1, 2, 3]; each once, in this order."""
     try:
-        return {int(k) for k in (slices.split(",") if isinstance(slices, str) else np.atleast_1d(slices))}
+        given = slices.split(",") if isinstance(slices, str) else np.atleast_1d(slices)
+        return tuple(dict.fromkeys(int(k) for k in given))
     except ValueError:
         raise InputError(f"The slices are '{slices}', but indices such as 1,2,3 are needed.") from None
 
 
-def _pictures(k: int, hu: np.ndarray, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A row of the montage, cut to the body: input, the methods but HIDDEN, and what the last of them changed."""
-    shown = {f"slice {k}": hu} | {name.upper(): image for name, image in images.items() if name != HIDDEN}
-    if len(shown) > 1:
-        last = list(shown)[-1]
-        shown[f"{last} minus input"] = shown[last] - hu
-    box = ndimage.find_objects(metrics.body_mask(hu).astype(int))[0]
-    return {title: image[box] for title, image in shown.items()}
+def _pictures(ct: Grid, done: Mapping[str, Mapping[str, Any]], wanted: Sequence[str]) -> tuple[Picture, np.ndarray]:
+    """A row of the montage and the metal in it: input, the `wanted` methods (empty where one refused) and what the last
+    of them changed; all are cut to a square of MONTAGE_MM around the metal."""
+    hu, metal = np.asarray(ct.array)[0], np.asarray(next(iter(done.values()))["metal"].array)[0] > 0
+    shown = {"input": hu}
+    for name in wanted:
+        shown[name.upper()] = np.asarray(done[name]["corrected"].array)[0] if name in done else np.full_like(hu, np.nan)
+    if wanted:
+        shown[f"{wanted[-1].upper()} minus input"] = shown[wanted[-1].upper()] - hu
+    box = square(metal, metrics.body_mask(hu), round(MONTAGE_MM / ct.spacing[0]))
+    return {title: image[box] for title, image in shown.items()}, metal[box]
+
+
+def square(metal: np.ndarray, body: np.ndarray, side: int) -> tuple[slice, slice]:
+    """A square of `side` pixels around the middle of the metal, moved to hold as much of the body as it can and cut by
+    the image. Masks [H, W]."""
+    ranges = []
+    for where, inside, length in zip(np.nonzero(metal), np.nonzero(body), metal.shape):
+        limits = sorted((inside.min(), inside.max() + 1 - side))  # a body that is smaller than the square is inside
+        first = int(np.clip(round(where.mean() - side / 2), *limits))
+        first = max(0, min(first, length - side))
+        ranges.append(slice(first, first + side))
+    return ranges[0], ranges[1]
