@@ -1,9 +1,10 @@
 """`evaluate clinical`: real CT slices with metal, corrected image-only; no truth, so figures that need none.
 
 Slices: `ct-metal-clinical/metal-native512.npz`. Per slice and method: metal voxels found, share of projections in the
-metal's shadow, streaks before and after, and the change where none should be. A method that refuses a slice says why.
+metal's shadow, streaks before and after, and the change far from the metal. A method that refuses a slice says why.
 Streaks: standard deviation of HU in soft tissue in a ring around the metal, local mean removed. It also counts noise
-and texture, so a smoother image has less of it; the montage is to be looked at, too.
+and texture, so a smoother image has less of it; the montage is to be looked at, too. Far from the metal nearly all of
+the change comes from the rays in the shadow, whose backprojection crosses the whole slice.
 """
 
 from __future__ import annotations
