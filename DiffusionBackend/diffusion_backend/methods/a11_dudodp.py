@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..method import Citation, Method, ModelSlot, Stage
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..diffusion.schedules import DiscreteVP
+    from ..physics.metal import Gaps
     from ..run import Batch, Run
 
 MU_CM = 0.192  # attenuation of water, 1/cm: x = 2 mu - 1 is the network's image
@@ -190,10 +192,17 @@ class Measurement:
     level: float = 4.0
     normalised: bool = False
 
-    @property
+    @cached_property
     def known(self) -> Tensor:
         """The measured line integrals within their limits."""
         return self.sinogram.clamp(0, self.level)
+
+    @cached_property
+    def gaps(self) -> Gaps:
+        """The rays to fill, the same in every step."""
+        from ..physics.metal import Gaps
+
+        return Gaps.of(self.trace)
 
     def spread(self) -> Tensor:
         """Where the shadow matters in the image: reconstruction of `level` over the trace, before weight and
@@ -206,7 +215,7 @@ class Measurement:
         if self.normalised:
             from ..physics.metal import interpolate_normalised
 
-            return interpolate_normalised(self.known, self.trace, projected)
+            return interpolate_normalised(self.known, self.trace, projected, self.gaps)
         return projected.where(self.trace, self.known)
 
 

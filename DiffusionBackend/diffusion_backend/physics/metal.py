@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -67,21 +68,43 @@ def require_data(trace: Tensor) -> None:
                          "Use a wider detector or a smaller metal mask.")
 
 
-def interpolate_linear(sinogram: Tensor, trace: Tensor, anchor: int = 1) -> Tensor:
+@dataclass(frozen=True)
+class Gaps:
+    """The rays of a trace, where the lines across them start and end (positions in the flattened sinogram), and how far
+    along its line each ray lies (0 to 1). All [n]. Found once for a trace, used as often as it is filled."""
+
+    inside: Tensor
+    left: Tensor
+    right: Tensor
+    fraction: Tensor
+
+    @classmethod
+    def of(cls, trace: Tensor) -> Gaps:
+        """Gaps of a trace [..., V, D]; beyond the last known bin of a view both ends are that bin. InputError if too
+        few rays are free of metal."""
+        require_data(trace)
+        bins = trace.shape[-1]
+        index = torch.arange(bins, device=trace.device).expand(trace.shape)
+        left = torch.where(trace, -1, index).cummax(-1).values[trace]
+        right = torch.where(trace, bins, index).flip(-1).cummin(-1).values.flip(-1)[trace]
+        left, right = torch.where(left < 0, right, left), torch.where(right >= bins, left, right)
+        inside = trace.flatten().nonzero()[:, 0]
+        index = inside % bins
+        fraction = (index - left) / (right - left).clamp(min=1)
+        return cls(inside, inside - index + left, inside - index + right, fraction)
+
+
+def interpolate_linear(sinogram: Tensor, trace: Tensor, anchor: int = 1, gaps: Gaps | None = None) -> Tensor:
     """LI: in every view a straight line between the nearest bins outside the trace; at the detector's ends held.
 
     anchor : number of bins outside the trace that are averaged for each end of the line (1: LI; 5: variant of A10).
+    gaps : those of the trace, where they are known already.
     Returns the sinogram; outside the trace, and everywhere for an empty trace, it is the input bit for bit."""
-    require_data(trace)
-    bins = sinogram.shape[-1]
-    index = torch.arange(bins, device=sinogram.device).expand(trace.shape)
-    left = torch.where(trace, -1, index).cummax(-1).values
-    right = torch.where(trace, bins, index).flip(-1).cummin(-1).values.flip(-1)
-    left, right = torch.where(left < 0, right, left), torch.where(right >= bins, left, right)
-    low, high = (_anchors(sinogram, trace, anchor, flip) for flip in (False, True))
-    low, high = low.gather(-1, left), high.gather(-1, right)
-    fraction = (index - left) / (right - left).clamp(min=1)
-    return torch.where(trace, low + (high - low) * fraction.to(low.dtype), sinogram)
+    gaps = gaps or Gaps.of(trace)
+    low, high = (_anchors(sinogram, trace, anchor, flip).flatten() for flip in (False, True))
+    low, high = low[gaps.left], high[gaps.right]
+    line = low + (high - low) * gaps.fraction.to(low.dtype)
+    return sinogram.flatten().index_copy(0, gaps.inside, line).view(sinogram.shape)
 
 
 def _anchors(sinogram: Tensor, trace: Tensor, count: int, flip: bool) -> Tensor:
@@ -114,12 +137,13 @@ def from_ratio(ratio: Tensor, prior: Tensor) -> Tensor:
     return ratio * (prior + floor) - floor
 
 
-def interpolate_normalised(sinogram: Tensor, trace: Tensor, prior: Tensor) -> Tensor:
+def interpolate_normalised(sinogram: Tensor, trace: Tensor, prior: Tensor, gaps: Gaps | None = None) -> Tensor:
     """NMAR: LI of the ratio of sinogram and prior sinogram, times the prior sinogram (Meyer et al. 2010, eq. 2-4).
 
-    prior : projection of the prior image, same shape. Published with a bare ratio: see `ratio_floor`.
+    prior : projection of the prior image, same shape; published with a bare ratio: see `ratio_floor`.
+    gaps : those of the trace, where they are known already.
     Outside the trace, and everywhere for an empty trace, the result is the input bit for bit."""
-    filled = from_ratio(interpolate_linear(to_ratio(sinogram, prior), trace), prior)
+    filled = from_ratio(interpolate_linear(to_ratio(sinogram, prior), trace, gaps=gaps), prior)
     return torch.where(trace, filled, sinogram)
 
 
