@@ -86,7 +86,8 @@ def run(run: Run, inputs: dict[str, Any], p: Any) -> dict[str, Any]:
     case = _metal.prepare(run, inputs, p)
     network = run.model("prior")
     with run.stage("inpainting"):
-        band = shadow_band(case, p.sinogram_size)
+        with run.clock("physics"):
+            band = shadow_band(case, p.sinogram_size)
         pieces = case.map(run, lambda batch, *slices: correct(batch, case.scanner, network, band, p, *slices))
     return case.outputs(pieces, p)
 
