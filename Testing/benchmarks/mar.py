@@ -126,7 +126,7 @@ def timed(method: str, items: dict[str, Item], preset: str, samples: int = 1, **
     return seconds | {part: result.record["timings"][part] for part in PARTS}
 
 
-def in_turns(jobs: dict[Any, Callable[[], dict[str, float]]], rounds: int) -> dict[Any, dict[str, float]]:
+def in_turns(jobs: Mapping[Any, Callable[[], dict[str, float]]], rounds: int) -> dict[Any, dict[str, float]]:
     """Medians of the figures of each job over rounds of A, B, C, A, B, C ..., and "min" of the total."""
     found: dict[Any, list[dict[str, float]]] = {name: [] for name in jobs}
     for _ in range(rounds):
@@ -161,7 +161,7 @@ def growth(rounds: int) -> Rows:
     rows: Rows = []
     for method in METHODS:
         preset = "quick" if method in NETWORK_METHODS else "standard"
-        series: dict[str, dict[int, Callable[[], dict[str, float]]]] = {
+        series: dict[str, Mapping[int, Callable[[], dict[str, float]]]] = {
             "slices": {n: functools.partial(timed, method, inputs("image", n), preset) for n in SLICES}}
         if method in NETWORK_METHODS:
             one = inputs("image")
