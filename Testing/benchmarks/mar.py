@@ -5,10 +5,11 @@
 One generated pelvis with simulated metal, 256 x 256, weights of `ct-image` and `ct-sinogram`; where `ct-sinogram` isn't
 installed, its network has random weights, which take the same time. Slices are copies of one slice, so that each means
 the same work. Candidates take turns; minimum and median over the rounds. Only ratios within one run are comparable.
+"cpu" is processor time of all threads: with one thread what a quiet machine would take, however busy this one is.
 
-Overhead: inside `case.map` of a method every call of the network, the projector and FBP is repeated bare with the same
-arguments right behind it. The stage without the repetitions, divided by them, is the overhead: neighbours in time meet
-the same load. Bare network: the module's forward pass, without padding, scaling and preconditioning."""
+Overhead: every call of the network, the projector and FBP inside a method's stage is repeated bare right behind it
+(`bare.py`). The stage without the repetitions, divided by them, is the overhead: neighbours in time meet the same load.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "DiffusionBackend")]
 
+from bare import Bare, watching  # noqa: E402
 from roundrobin import load_markers, medians, peak_bytes  # noqa: E402
 
 from diffusion_backend import checks, memory, methods, models  # noqa: E402
@@ -40,13 +39,11 @@ from diffusion_backend.anatomy.phantoms import phantom  # noqa: E402
 from diffusion_backend.data import Grid, Item, PatientGeometry, projections, volume  # noqa: E402
 from diffusion_backend.errors import ModelError  # noqa: E402
 from diffusion_backend.execute import Request, Surroundings, execute  # noqa: E402
-from diffusion_backend.methods._metal import Case  # noqa: E402
 from diffusion_backend.networks.dudodp import DuDoDpConfig, DuDoDpNet  # noqa: E402
 from diffusion_backend.networks.unet import UNet  # noqa: E402
 from diffusion_backend.params import validate  # noqa: E402
-from diffusion_backend.physics import plane  # noqa: E402
-from diffusion_backend.physics.ct import Projector  # noqa: E402
 from diffusion_backend.recipes import ct_sinogram  # noqa: E402
+from diffusion_backend.run import Batch  # noqa: E402
 from diffusion_backend.simulate import metal as simulated  # noqa: E402
 
 AIM = 1.05                                            # stage / bare calls
@@ -54,7 +51,8 @@ METHODS, NETWORK_METHODS, MODES = ("li", "nmar", "a10", "a11"), ("a10", "a11"), 
 PARTS = ("network", "physics", "io", "other")
 SLICES, STEPS = (1, 2, 4, 8), (10, 20, 40)
 SIZE = 256
-ONE_CALL = {"a10": {"steps": 5, "repeats": 1}, "a11": {"steps": 5}}      # shortest run, for the memory
+SHORT = {"a10": {"steps": 5, "repeats": 1}, "a11": {"steps": 5}}         # five network calls
+BATCH = 4                                             # slices at once where the peak memory is measured
 Rows = list[dict[str, Any]]
 
 
@@ -111,18 +109,21 @@ def load(model: str, device: str = "cpu") -> models.Denoiser:
 
 # ---- time per slice and growth ----
 
-def timed(method: str, items: dict[str, Item], preset: str, samples: int = 1, **parameters: Any) -> dict[str, float]:
-    """Seconds of one run: in all ("total"), of each clock, and until the plan stood ("plan": weights, trial calls)."""
-    start, plan = time.perf_counter(), [0.0]
+def timed(method: str, items: dict[str, Item], *, samples: int = 1, batch: int | None = None, **parameters: Any
+          ) -> dict[str, float]:
+    """Seconds of one run: in all ("total", "cpu"), of each clock, and until the plan stood ("plan": weights, trial
+    calls)."""
+    cpu, start, plan = time.process_time(), time.perf_counter(), [0.0]
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "plan":
             plan[0] = time.perf_counter() - start
 
-    request = Request(method, parameters, preset, samples=samples, device="cpu")
+    request = Request(method, parameters, samples=samples, batch=batch, device="cpu")
     result = execute(methods.load(method), request, items, Surroundings(report, card=card, load=load))
     assert result is not None
-    seconds = {"total": time.perf_counter() - start, "plan": plan[0], "evaluations": result.record["evaluations"]}
+    seconds = {"total": time.perf_counter() - start, "cpu": time.process_time() - cpu, "plan": plan[0],
+               "evaluations": result.record["evaluations"]}  # fmt: skip
     return seconds | {part: result.record["timings"][part] for part in PARTS}
 
 
@@ -139,54 +140,55 @@ def in_turns(jobs: Mapping[Any, Callable[[], dict[str, float]]], rounds: int) ->
 def speed(rounds: int) -> Rows:
     """Seconds of one slice, by method and mode, and what the first run of a geometry takes longer (tables)."""
     print("\nOne slice, standard preset, seconds (medians); 'plan' (weights, trial calls) is part of the rest")
-    print(f"{'':5}{'mode':13}{'calls':>6}{'total':>9}{'min':>8}" + "".join(f"{p:>9}" for p in (*PARTS, "plan")))
+    print(f"{'':5}{'mode':13}{'calls':>6}{'total':>9}{'min':>8}{'cpu':>8}"
+          + "".join(f"{part:>9}" for part in (*PARTS, "plan")))
     rows: Rows = []
     for mode in MODES:
         items = inputs(mode)
-        first = timed("li", items, "standard")["total"]
-        jobs = {m: functools.partial(timed, m, items, "standard") for m in METHODS}
+        first = timed("li", items)["cpu"]
+        jobs = {m: functools.partial(timed, m, items) for m in METHODS}
         found = in_turns(jobs, rounds)
         for method, t in found.items():
-            print(f"{method:5}{mode:13}{t['evaluations']:6.0f}{t['total']:9.2f}{t['min']:8.2f}"
+            print(f"{method:5}{mode:13}{t['evaluations']:6.0f}{t['total']:9.2f}{t['min']:8.2f}{t['cpu']:8.2f}"
                   + "".join(f"{t[part]:9.2f}" for part in (*PARTS, "plan")))
             rows += entries("speed", method, mode, "1 slice", t)
-        print(f"     tables of the {mode} scanner, once per geometry: {first - found['li']['total']:.2f}")
-        rows += entries("speed", "all", mode, "tables of a new geometry", {"total": first - found["li"]["total"]})
+        print(f"     tables of this scanner, once per geometry: {first - found['li']['cpu']:.2f} cpu")
+        rows += entries("speed", "all", mode, "tables of a new geometry", {"cpu": first - found["li"]["cpu"]})
     return rows
 
 
-def growth(rounds: int) -> Rows:
-    """Seconds against slices, steps and samples, and their ratio to proportional growth from the first entry."""
-    print("\nGrowth, image mode; 'per unit' is the slope between the first and the last entry")
+def growth() -> Rows:
+    """Processor seconds against slices, steps and samples, and their ratio to proportional growth from the first."""
+    print("\nGrowth, image mode, processor seconds (ratio to proportional growth), slope between first and last entry;"
+          "\nslices and samples: with 5 network calls each")
     rows: Rows = []
     for method in METHODS:
-        preset = "quick" if method in NETWORK_METHODS else "standard"
-        series: dict[str, Mapping[int, Callable[[], dict[str, float]]]] = {
-            "slices": {n: functools.partial(timed, method, inputs("image", n), preset) for n in SLICES}}
+        short, one = SHORT.get(method, {}), inputs("image")
+        series: dict[str, dict[int, Callable[[], dict[str, float]]]] = {
+            "slices": {n: functools.partial(timed, method, inputs("image", n), **short) for n in SLICES}}
         if method in NETWORK_METHODS:
-            one = inputs("image")
-            series["steps"] = {n: functools.partial(timed, method, one, "standard", steps=n) for n in STEPS}
-            series["samples"] = {n: functools.partial(timed, method, one, "quick", samples=n) for n in (1, 2)}
+            series["steps"] = {n: functools.partial(timed, method, one, steps=n) for n in STEPS}
+            series["samples"] = {n: functools.partial(timed, method, one, samples=n, **short) for n in (1, 2)}
         for what, jobs in series.items():
-            found = {n: t["min"] for n, t in in_turns(jobs, rounds).items()}
+            found = {n: t["cpu"] for n, t in in_turns(jobs, 1).items()}
             first, last = min(found), max(found)
+            ratio = {n: s / found[first] * first / n for n, s in found.items()}
             slope = (found[last] - found[first]) / (last - first)
-            print(f"{method:5}{what:8} " + "   ".join(f"{n}: {s:.2f} s, {s / found[first] * first / n:.2f} x linear"
-                                                      for n, s in found.items()) + f"   per unit {slope:.3f} s")
+            print(f"{method:5}{what:8} " + "  ".join(f"{n:2}: {s:6.2f} ({ratio[n]:.2f})" for n, s in found.items())
+                  + f"  slope {slope:.3f}")
             for n, s in found.items():
-                rows += entries("growth", method, "image", f"{n} {what}",
-                                {"min": s, "ratio to linear": s / found[first] * first / n})
-            rows += entries("growth", method, "image", f"per unit of {what}", {"slope": slope})
+                rows += entries("growth", method, "image", f"{n} {what}", {"cpu": s, "ratio to linear": ratio[n]})
+            rows += entries("growth", method, "image", f"one of {what}", {"slope": slope})
     return rows
 
 
 def memory_growth() -> Rows:
     """Peak memory of a run in a process of its own, above what the process held with the slices read and no run yet."""
-    print("\nPeak memory in MB above the loaded inputs, image mode, at most 8 slices at once")
+    print(f"\nPeak memory in MB above the loaded inputs, image mode, at most {BATCH} slices at once, 5 network calls")
     rows: Rows = []
     for method in ("nmar", *NETWORK_METHODS):
         peaks = {}
-        for n in (*SLICES, 2 * SLICES[-1]):
+        for n in SLICES:
             command = [sys.executable, __file__, "--peak", method, str(n), "--threads", str(torch.get_num_threads())]
             peaks[n] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             rows += entries("memory", method, "image", f"{n} slices", {"peak_mb": peaks[n]})
@@ -201,72 +203,17 @@ def peak(method: str, slices: int) -> int:
     hu[:, 120:136, 70:86] = 8000          # metal without a simulation, whose tables would hide the peak
     items: dict[str, Item] = {"ct": volume(hu, ct.geometry)}
     before = memory.resident_bytes()
-    timed(method, items, "standard", **ONE_CALL.get(method, {}))
+    timed(method, items, batch=BATCH, **SHORT.get(method, {}))
     return (peak_bytes() - before) // memory.MB
 
 
 # ---- overhead and operation counts ----
 
-@dataclass
-class Bare:
-    """Repeats every network, projector and FBP call of a stage bare (or only counts them); see the module's text."""
-
-    repeat: bool
-    calls: Counter[str] = field(default_factory=Counter)
-    cpu: float = 0.0                      # processor seconds of the repetitions
-    stage: dict[str, float] = field(default_factory=dict)
-    arguments: tuple[Any, ...] = ()       # of the network's latest forward pass
-    run: Any = None
-
-    def wrap(self, name: str, call: Callable[..., Any], bare: Callable[..., Any] | None = None) -> Callable[..., Any]:
-        """`call`, counted under `name` and followed by `bare` (default: itself) on the run's clock "bare ..."."""
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            result = call(*arguments, **options)
-            if self.run is None:
-                return result
-            self.calls[name] += 1
-            if self.repeat:
-                clock, start = "bare network" if name == "network" else "bare physics", time.process_time()
-                with self.run.clock(clock):
-                    (bare or call)(*arguments, **options)
-                self.cpu += time.process_time() - start
-            return result
-        return wrapped
-
-    def network(self, model: str, device: str) -> Callable[..., Any]:
-        """The prior; its bare form is the module's forward pass on the same tensors."""
-        prior = load(model, device)
-        prior.module.register_forward_pre_hook(lambda module, arguments: setattr(self, "arguments", arguments))
-        return self.wrap("network", prior, lambda *_: prior.module.forward(*self.arguments))
-
-    def watch(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        """`Case.map` with the clocks of this stage alone, in `stage`."""
-        def watched(case: Case, run: Any, f: Callable[..., Any]) -> Any:
-            self.run, cpu = run, time.process_time()
-            with run.clock("other"):
-                before = dict(run.seconds)
-                result = inner(case, run, f)
-            self.run, cpu = None, time.process_time() - cpu
-            self.stage = {part: s - before.get(part, 0.0) for part, s in run.seconds.items()} | {"cpu": cpu - self.cpu}
-            return result
-        return watched
-
-
-@contextmanager
-def watching(bare: Bare) -> Iterator[None]:
-    """Every projector and FBP call goes through `bare`."""
-    with (mock.patch.object(Projector, "forward", bare.wrap("forward", Projector.forward)),
-          mock.patch.object(Projector, "adjoint", bare.wrap("adjoint", Projector.adjoint)),
-          mock.patch.object(plane, "fbp", bare.wrap("fbp", plane.fbp)),
-          mock.patch.object(Case, "map", bare.watch(Case.map))):
-        yield
-
-
 def stage_over_bare(method: str, items: dict[str, Item], preset: str) -> dict[str, float]:
     """Ratios of one run: the stage to its bare calls, and what network, physics and the rest add to them."""
     bare = Bare(repeat=True)
     with watching(bare):
-        around = Surroundings(card=card, load=bare.network)  # type: ignore[arg-type]
+        around = Surroundings(card=card, load=lambda model, device: bare.network(load(model, device)))
         execute(methods.load(method), Request(method, {}, preset, device="cpu"), items, around)
     s = bare.stage
     network, physics = s.get("bare network", 0.0), s["bare physics"]
@@ -283,9 +230,14 @@ def overhead(rounds: int) -> tuple[Rows, bool]:
     print(f"\nStage / bare calls (aim {AIM}); by wall clock, by processor time, by the run's clocks of"
           "\nphysics and other; what is added around network, projector and elsewhere, in % of the bare calls")
     rows, good = [], True
-    for slices, preset in ((1, "standard"), (4, "quick")):
-        jobs = {(m, mode): functools.partial(stage_over_bare, m, inputs(mode, slices), preset)
-                for mode in MODES for m in METHODS}
+    for slices, preset, modes in ((1, "quick", MODES), (1, "standard", MODES[:1]), (4, "quick", MODES[:1])):
+        if preset == "standard" or slices > 1:
+            rounds = 1                    # long runs hold many pairs of neighbours
+        for mode in modes:
+            timed("li", inputs(mode))     # tables
+        jobs = {(m, mode): functools.partial(stage_over_bare, m, inputs(mode, slices),
+                                             preset if m in NETWORK_METHODS else "standard")
+                for mode in modes for m in METHODS}  # fmt: skip
         for (method, mode), r in in_turns(jobs, rounds).items():
             parts = "  ".join(f"{part} {100 * r[part]:+5.1f} %" for part in ("network", "physics", "other"))
             print(f"{method:5}{mode:12} {slices} x {preset:9} wall {r['total']:.3f} (min {r['min']:.3f})  processor "
@@ -302,7 +254,7 @@ def counts() -> Rows:
           f"{'TFLOP':>8}{'forward':>9}{'FBP':>5}{'adjoint':>8}")
     rows: Rows = []
     for method in METHODS:
-        for preset in ("quick", "standard", "published"):
+        for preset in ("quick", "standard", "published") if method in NETWORK_METHODS else ("standard",):
             rows += counted(method, preset)
     flop = network_flop(DuDoDpNet(DuDoDpConfig()), 512, 512)
     rows += operations("a11", "paper", 100, 100, (512, 512), flop, {"forward": 100, "fbp": 400})
@@ -324,7 +276,10 @@ def counted(method: str, preset: str) -> Rows:
         seen[0] = (x.shape[-2], x.shape[-1])
         return x
 
-    with watching(bare):
+    def zeros(batch: Batch, step: Any, shape: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(len(batch), *shape)
+
+    with watching(bare), mock.patch.object(Batch, "noise", zeros):  # drawing the noise of 2410 steps takes long
         around = Surroundings(card=card, load=lambda model, device: identity)
         result = execute(module, Request(method, {}, preset, device="cpu"), items, around)
     assert result is not None
@@ -384,8 +339,7 @@ def main() -> int:
         print(peak(options.peak[0], int(options.peak[1])))
         return 0
     good, rows = True, []
-    makers = {"counts": counts, "speed": lambda: speed(options.rounds),
-              "growth": lambda: growth(max(2, options.rounds - 1)), "memory": memory_growth}  # fmt: skip
+    makers = {"counts": counts, "speed": lambda: speed(options.rounds), "growth": growth, "memory": memory_growth}
     for name in (t for t in tables if t in options.only):
         load_now = medians(load_markers())
         print(f"\n[{name}] load: " + ", ".join(f"{k} {1e3 * s:.1f} ms" for k, s in load_now.items()), flush=True)
