@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .errors import InputError
 
 Parts = Mapping[str, nn.Module]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class Training:
             for name, module in self.parts.items()
         }
         self.step, self.seconds, self.best = 0, 0.0, math.inf
+        self.earlier: Row = {"steps": 0, "hours": 0.0}  # of the legs before this one
+        self.curve: list[Row] = []  # score against steps and hours, all legs
 
     @property
     def progress(self) -> float:
@@ -176,6 +179,8 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "earlier": self.earlier,
+            "curve": self.curve,
         }
         temporary = path.with_suffix(".part")
         torch.save(state, temporary)
@@ -191,6 +196,7 @@ class Training:
             self.optimisers[name].load_state_dict(state["optimisers"][name])
         self.ema.state = state["ema"]
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.earlier, self.curve = state["earlier"], state["curve"]
 
     def validate(self) -> dict[str, float]:
         """Figures of the EMA weights on the recipe's validation data."""
@@ -200,9 +206,6 @@ class Training:
             module.to(self.settings.device).eval()
         with torch.inference_mode():
             return self.recipe.validate(averaged)
-
-
-Row = dict[str, Any]
 
 
 def train(training: Training, report: Callable[[Row], None], finish: Callable[[Training, Row], None]) -> None:
@@ -230,6 +233,11 @@ def train(training: Training, report: Callable[[Row], None], finish: Callable[[T
                 }
                 better = row["score"] < training.best
                 training.best = min(training.best, row["score"])
+                training.curve.append({
+                    "step": training.earlier["steps"] + training.step,
+                    "hours": round(training.earlier["hours"] + training.seconds / 3600, 3),
+                    "score": round(row["score"], 2),
+                })  # fmt: skip
                 training.save(settings.output / "checkpoint.pt")
                 report(row)
                 if better:
@@ -266,15 +274,14 @@ def main(arguments: list[str]) -> int:
     initial = models.load_bundle(options.init) if options.init else None
     recipe = recipes.RECIPES[options.recipe](options.data)
     training = Training(recipe, settings, initial.parts if initial else None)
+    if initial and "training" in initial.card:
+        before = initial.card["training"]
+        training.earlier = {"steps": before.get("steps", 0), "hours": before.get("hours", 0.0)}
+        training.curve = list(before.get("curve", []))
     if options.resume:
         training.resume(options.output / "checkpoint.pt")
-    earlier = initial.card.get("training", {}) if initial else {}
-    before = earlier.get("steps", 0), earlier.get("hours", 0.0)
-    curve = list(earlier.get("curve", []))
 
     def report(row: Row) -> None:
-        curve.append({"step": before[0] + row["step"], "hours": round(before[1] + row["hours"], 3),
-                      "score": round(row["score"], 2)})  # fmt: skip
         with open(options.output / "log.jsonl", "a", encoding="ascii") as log:
             log.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
@@ -284,9 +291,9 @@ def main(arguments: list[str]) -> int:
         card["training"] |= {
             "recipe": options.recipe,
             "seed": options.seed,
-            "steps": before[0] + state.step,
-            "hours": round(before[1] + state.seconds / 3600, 2),
-            "curve": curve,
+            "steps": state.earlier["steps"] + state.step,
+            "hours": round(state.earlier["hours"] + state.seconds / 3600, 2),
+            "curve": state.curve,
             "validation": {k: v for k, v in row.items() if k.startswith(("score", "rmse"))},
         }
         models.save_bundle(options.output / options.recipe, card, state.ema.state)

@@ -177,3 +177,20 @@ def test_wide_shadow_is_told(measured):
     request = Request("a10", {**SMALL, "steps": 5, "repeats": 1}, device="cpu")
     execute(methods.load("a10"), request, {"ct": ct, "metal": Segmentation(mask, ct.geometry, {"metal": 1})}, around)
     assert any("leave out metal" in e.get("message", "") for e in events)
+
+
+def test_network_sees_the_measured_rays_at_every_level(measured):
+    """RePaint imposes the known region again after each step: outside the shadow the network is given the ratio plus
+    the level's noise, whatever it said before."""
+    exact(measured)  # sets the band
+    ratio = to_ratio(measured.spoilt, measured.prior)[0][:, measured.band]
+    outside = ~measured.trace[0][:, measured.band]
+    seen = []
+
+    def prior(x, sigma, cond=None):
+        if x.shape[-1] == ratio.shape[-1]:
+            seen.append(float((x[0, 0, a10.CONTEXT : -a10.CONTEXT] - ratio)[outside].abs().max()) / sigma)
+        return torch.ones_like(x)
+
+    run("a10", measured.ct, prior=prior, inputs=measured.inputs, steps=10, repeats=2, jump=3)
+    assert len(seen) > 10 and max(seen) < 6

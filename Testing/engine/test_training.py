@@ -220,6 +220,10 @@ def test_card_holds_the_curve_steps_and_hours_of_all_legs(monkeypatch, tmp_path)
     assert [row["hours"] for row in both["curve"]] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert [row["score"] for row in both["curve"]] == [10, 5, 3.33, 10, 5]
     assert both["patients"] == {}
+    monkeypatch.setattr(Better, "validate", lambda self, parts: {"score": 1.0})
+    longer = leg("two", 3, "--resume", "--init", str(tmp_path / "one" / "line"))  # goes on after step 2 of this leg
+    assert longer["steps"] == 6 and [row["step"] for row in longer["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert longer["curve"][:5] == both["curve"]
 
 
 def test_crops_keep_hounsfield_units_and_random_state(small_set):
