@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from diffusion_backend import models
+from diffusion_backend import models, paths
 from diffusion_backend.anatomy.phantoms import phantom
 from diffusion_backend.errors import InputError
 from diffusion_backend.evaluate import mar, mar_cases
@@ -116,3 +117,20 @@ def test_unknown_mode_and_missing_data_are_sentences(tmp_path):
         mar.evaluate(tmp_path, tmp_path / "t.csv", mode="both")
     with pytest.raises(InputError, match="test-native512"):
         mar.evaluate(tmp_path, tmp_path / "t.csv")
+
+
+@pytest.mark.real
+def test_ct_sinogram_reproduces_the_cases_of_its_card_and_beats_li_in_the_shadow(real_data):
+    card = json.loads((paths.resources() / "Models" / "ct-sinogram" / "card.json").read_text())
+    stored = card["metrics"]["cases"]
+    assert len(stored) == 3
+    patient, clean = next(mar.held_out(real_data, 6, 2))
+    assert patient.split("/")[0] not in card["training"]["patients"]["train"]
+    errors = []
+    for number, (name, value) in enumerate(stored.items()):
+        case = mar.make_case(patient, clean, real_data, number, seed=0)
+        assert name == f"{case.name}, {case.metal}"
+        a10, li = (mar.trace_rmse(mar.correct(m, case, "projections", "cpu", {})[1], case) for m in ("a10", "li"))
+        assert a10 == pytest.approx(value, rel=0.01)
+        errors.append((a10, li))
+    assert sum(a for a, _ in errors) < sum(b for _, b in errors)
