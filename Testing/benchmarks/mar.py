@@ -138,22 +138,20 @@ def in_turns(jobs: Mapping[Any, Callable[[], dict[str, float]]], rounds: int) ->
 
 
 def speed(rounds: int) -> Rows:
-    """Seconds of one slice, by method and mode, and what the first run of a geometry takes longer (tables)."""
+    """Seconds of one slice, by method and mode."""
     print("\nOne slice, standard preset, seconds (medians); 'plan' (weights, trial calls) is part of the rest")
     print(f"{'':5}{'mode':13}{'calls':>6}{'total':>9}{'min':>8}{'cpu':>8}"
           + "".join(f"{part:>9}" for part in (*PARTS, "plan")))
     rows: Rows = []
     for mode in MODES:
         items = inputs(mode)
-        first = timed("li", items)["cpu"]
+        timed("li", items)                # tables of the projector, once per geometry
         jobs = {m: functools.partial(timed, m, items) for m in METHODS}
         found = in_turns(jobs, rounds)
         for method, t in found.items():
             print(f"{method:5}{mode:13}{t['evaluations']:6.0f}{t['total']:9.2f}{t['min']:8.2f}{t['cpu']:8.2f}"
                   + "".join(f"{t[part]:9.2f}" for part in (*PARTS, "plan")))
             rows += entries("speed", method, mode, "1 slice", t)
-        print(f"     tables of this scanner, once per geometry: {first - found['li']['cpu']:.2f} cpu")
-        rows += entries("speed", "all", mode, "tables of a new geometry", {"cpu": first - found["li"]["cpu"]})
     return rows
 
 
@@ -204,7 +202,15 @@ def peak(method: str, slices: int) -> int:
     items: dict[str, Item] = {"ct": volume(hu, ct.geometry)}
     before = memory.resident_bytes()
     timed(method, items, batch=BATCH, **SHORT.get(method, {}))
-    return (peak_bytes() - before) // memory.MB
+    return (own_peak_bytes() - before) // memory.MB
+
+
+def own_peak_bytes() -> int:
+    """Highest resident memory of this process since it began; `peak_bytes` tells that of the parent on Linux, where a
+    child starts with its parent's figure."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), peak_bytes())
 
 
 # ---- overhead and operation counts ----
@@ -230,15 +236,14 @@ def overhead(rounds: int) -> tuple[Rows, bool]:
     print(f"\nStage / bare calls (aim {AIM}); by wall clock, by processor time, by the run's clocks of"
           "\nphysics and other; what is added around network, projector and elsewhere, in % of the bare calls")
     rows, good = [], True
-    for slices, preset, modes in ((1, "quick", MODES), (1, "standard", MODES[:1]), (4, "quick", MODES[:1])):
-        if preset == "standard" or slices > 1:
-            rounds = 1                    # long runs hold many pairs of neighbours
+    cases = [(1, "quick", MODES, rounds, NETWORK_METHODS), (1, "standard", MODES, rounds, METHODS[:2]),
+             (1, "standard", MODES[:1], 1, NETWORK_METHODS), (4, "quick", MODES[:1], 1, NETWORK_METHODS)]
+    for slices, preset, modes, turns, names in cases:  # one turn where a run holds many pairs of neighbours
         for mode in modes:
             timed("li", inputs(mode))     # tables
-        jobs = {(m, mode): functools.partial(stage_over_bare, m, inputs(mode, slices),
-                                             preset if m in NETWORK_METHODS else "standard")
-                for mode in modes for m in METHODS}  # fmt: skip
-        for (method, mode), r in in_turns(jobs, rounds).items():
+        jobs = {(m, mode): functools.partial(stage_over_bare, m, inputs(mode, slices), preset)
+                for mode in modes for m in names}  # fmt: skip
+        for (method, mode), r in in_turns(jobs, turns).items():
             parts = "  ".join(f"{part} {100 * r[part]:+5.1f} %" for part in ("network", "physics", "other"))
             print(f"{method:5}{mode:12} {slices} x {preset:9} wall {r['total']:.3f} (min {r['min']:.3f})  processor "
                   f"{r['cpu']:.3f}  clocks {r['clocks']:.3f}   {parts}   physics {100 * r['physics share']:.0f} %")
