@@ -104,7 +104,7 @@ def test_error_in_the_shadow_is_that_of_the_line_integrals(case):
 
 def test_variants_change_the_prior_or_the_seed_alone(case, monkeypatch):
     monkeypatch.setattr(models, "load_denoiser", lambda model, device: lambda x, sigma, cond=None: 0.5 * x)
-    few = {"steps": 5, "repeats": 1}
+    few = {"steps": 5, "temperature": 1.0}
     for name in ("a10", "a11"):
         plain, again, seed, tv = (mar.correct(m, case, "image", "cpu", few)[0]
                                   for m in (name, name, f"{name}-seed1", f"{name}-tv"))  # fmt: skip

@@ -207,7 +207,7 @@ def test_plans_are_made_without_torch():
 
 VARIANTS = [
     ("a10", {"steps": 10, "repeats": 3, "jump": 2}),
-    ("a10", {"steps": 9, "repeats": 2, "jump": 4, "draws": 2}),
+    ("a10", {"steps": 9, "repeats": 2, "jump": 4}),
     ("a10", {"steps": 10, "repeats": 2, "jump": 3, "start_level": 0.55}),
     ("a10", {"steps": 5, "repeats": 4, "jump": 500, "start": "noise"}),
     ("a11", {"steps": 6}),

@@ -260,6 +260,7 @@ def repaint(
     mask: Tensor,
     jump: int = 10,
     repeats: int = 10,
+    temperature: float = 1.0,
     cond: Condition = None,
     noise: Noise = no_noise,
     on_step: OnStep = None,
@@ -268,17 +269,21 @@ def repaint(
 
     known, mask : broadcastable to x; the result equals `known` exactly where the mask is 1 (if sigmas end at 0).
     Each step down is ancestral (DDIM, eta 1) in the unknown part and fresh noise on the known part; each step up adds
-    the noise between the two levels. Network calls: the steps down in `repaint_levels`. Draws: at step n of the path
-    k = 2 n + 1 (unknown part or step up) and k = 2 n + 2 (known part)."""
+    the noise between the two levels. temperature : factor on the noise of the unknown part; 1 (published) draws one of
+    the possible fillings, 0 follows the clean estimate, which is nearer to their mean.
+    Network calls: the steps down in `repaint_levels`. Draws: at step n of the path k = 2 n + 1 (unknown part or step
+    up) and k = 2 n + 2 (known part)."""
     inside = mask > 0
     path = repaint_levels(len(sigmas) - 1, jump, repeats)
     for n, (a, b) in enumerate(zip(path, path[1:])):
         s, t = sigmas[a], sigmas[b]
         if t > s:
-            x = x + math.sqrt(t * t - s * s) * noise(2 * n + 1)
+            x = x + temperature * math.sqrt(t * t - s * s) * noise(2 * n + 1)
             continue
         x0 = denoise(x, s, cond)
         x = _towards(x, x0, s, t, t * math.sqrt(1 - (t / s) ** 2), noise, 2 * n + 1)
+        if temperature != 1:
+            x = x0 + temperature * (x - x0)
         measured = known + t * noise(2 * n + 2) if t > 0 else known.expand_as(x)
         x = torch.where(inside, measured.to(x.dtype), x)
         if on_step:

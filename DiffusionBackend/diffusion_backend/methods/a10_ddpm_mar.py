@@ -18,6 +18,7 @@ from . import _metal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..physics.ct import Geometry
     from ..physics.plane import Scanner
     from ..run import Batch, Run
 
@@ -44,9 +45,12 @@ METHOD = Method(
     inputs=_metal.INPUTS,
     outputs=(*_metal.OUTPUTS, _metal.STD),
     parameters=(
-        Integer("steps", 25, low=5, high=TRAINED_STEPS, help="Noise levels from start to end; 250 as published."),
-        Integer("repeats", 2, low=1, high=20,
+        Integer("steps", 12, low=5, high=TRAINED_STEPS, help="Noise levels from start to end; 250 as published."),
+        Integer("repeats", 1, low=1, high=20,
                 help="How often each stretch of `jump` levels is sampled (RePaint's resampling); 10 as published."),
+        Real("temperature", 0.0, low=0, high=1,
+             help="Share of the noise in the shadow: 0 gives the most plausible sinogram, 1 (published) draws one of "
+             "the possible ones; take 1 with several samples for their spread."),
         Integer("jump", 5, low=1, high=500, level="advanced",
                 help="Length of a stretch in levels, at most half of `steps`; 10 as published."),
         *_metal.parameters(views=640, bins=641),
@@ -54,9 +58,6 @@ METHOD = Method(
                help="What is noised at the start: the sinogram completed by NMAR or LI, or nothing (plain RePaint)."),
         Real("start_level", 1.0, low=0.05, high=1, level="advanced",
              help="Where sampling starts, as a share of the noise levels; 1 as published."),
-        Integer("draws", 1, low=1, high=16, level="advanced",
-                help="Inpaintings that are averaged; 1 as published, more are closer to the mean of all possible "
-                "ones."),
         Integer("sinogram_size", 448, unit="bins", low=64, high=4096, level="advanced",
                 help="Views and bins are averaged to at most this for the network."),
         SLICE_NOISE,
@@ -64,9 +65,9 @@ METHOD = Method(
     models=(ModelSlot("prior", default="ct-sinogram", interface="Denoiser", dims=2, channels=1, unit="ratio"),),
     requires=_metal.REQUIRES,
     presets={
-        "quick": {"steps": 10, "repeats": 1},
+        "quick": {"steps": 6},
         "standard": {},
-        "published": {"steps": 250, "repeats": 10, "jump": 10, "sinogram_size": 1024},
+        "published": {"steps": 250, "repeats": 10, "jump": 10, "temperature": 1.0, "sinogram_size": 1024},
     },
     notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner. For large implants NMAR is "
     "often as good: keep its result for comparison.",
@@ -74,10 +75,10 @@ METHOD = Method(
 
 
 def plan(meta: dict[str, Any], p: Any) -> list[Stage]:
-    """One network call per downward step, draw and slice with metal."""
+    """One network call per downward step and slice with metal."""
     views, bins = meta["sinogram"]["shape"][-2:] if "sinogram" in meta else (p.views, p.bins)
     rows, columns = (coarse_side(n, p.sinogram_size) for n in (views, bins))
-    return [Stage("inpainting", items=_metal.planned_slices(meta, p), calls=p.draws * network_calls(p), part="prior",
+    return [Stage("inpainting", items=_metal.planned_slices(meta, p), calls=network_calls(p), part="prior",
                   shape=(1, rows + 2 * CONTEXT, columns))]  # fmt: skip
 
 
@@ -120,12 +121,13 @@ def correct(batch: Batch, scanner: Scanner, network: Any, band: slice, p: Any, h
         baseline = interpolate_linear(ratio, trace)  # NMAR
         if p.start == "li":
             baseline = to_ratio(interpolate_linear(sinogram, trace), prior)
-        added = sum(inpaint(batch, network, baseline, trace, band, p, k) for k in range(p.draws)) / p.draws
+        added = inpaint(batch, network, baseline, trace, band, full_circle(scanner.geometry), p)
         completed = from_ratio(baseline + added, prior).where(trace, sinogram)
         return {"hu": mu_to_hu(scanner.reconstruct(completed)), "sinogram": completed}
 
 
-def inpaint(batch: Batch, network: Any, baseline: Tensor, trace: Tensor, band: slice, p: Any, draw: int) -> Tensor:
+def inpaint(batch: Batch, network: Any, baseline: Tensor, trace: Tensor, band: slice, periodic: bool, p: Any
+            ) -> Tensor:
     """What RePaint adds to the baseline ratio [B, V, D] inside the shadow, at full resolution; 0 far from it."""
     from torch.nn import functional as F
 
@@ -134,10 +136,10 @@ def inpaint(batch: Batch, network: Any, baseline: Tensor, trace: Tensor, band: s
     shape = [coarse_side(n, p.sinogram_size) for n in baseline.shape[-2:]]
     known = F.adaptive_avg_pool2d(baseline[:, None], shape)[..., band]
     outside = 1 - F.adaptive_max_pool2d(trace[:, None].float(), shape)[..., band]
-    levels, calls, done = noise_levels(p), p.draws * network_calls(p), draw * network_calls(p)
+    levels, calls, done = noise_levels(p), network_calls(p), 0
 
     def noise(k: int) -> Tensor:
-        return batch.noise(f"{draw}:{k}", (1, *shape))[..., band]
+        return batch.noise(k, (1, *shape))[..., band]
 
     def report(n: int, x0: Tensor) -> None:
         nonlocal done
@@ -145,9 +147,11 @@ def inpaint(batch: Batch, network: Any, baseline: Tensor, trace: Tensor, band: s
         batch.progress(done, calls, preview=x0[:, 0])
 
     first = known if p.start != "noise" else known.new_ones(())
+    spread = levels[0] * (outside + p.temperature * (1 - outside))
     filled = repaint(
-        lambda x, sigma, cond: around(network, x, sigma), first + levels[0] * noise(0), levels, known=known,
-        mask=outside, jump=p.jump, repeats=p.repeats, noise=noise, on_step=report,
+        lambda x, sigma, cond: around(network, x, sigma) if periodic else network(x, sigma),
+        first + spread * noise(0), levels, known=known, mask=outside, jump=p.jump, repeats=p.repeats,
+        temperature=p.temperature, noise=noise, on_step=report,
     )  # fmt: skip
     added = F.pad(filled - known, (band.start, shape[1] - band.stop))
     return F.interpolate(added, baseline.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -160,6 +164,13 @@ def around(network: Any, x: Tensor, sigma: float) -> Tensor:
     views = min(CONTEXT, x.shape[-2])
     wrapped = torch.cat((x[..., -views:, :], x, x[..., :views, :]), -2)
     return network(wrapped, sigma)[..., views:-views, :]
+
+
+def full_circle(geometry: Geometry) -> bool:
+    """Whether the views go all the way round, so that the last one is a neighbour of the first."""
+    angles = geometry.angles_deg
+    step = abs(angles[-1] - angles[0]) / (len(angles) - 1)
+    return abs(step * len(angles) - 360) < step / 2
 
 
 def coarse_side(side: int, size: int) -> int:
