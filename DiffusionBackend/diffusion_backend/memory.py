@@ -32,6 +32,11 @@ def peak_bytes() -> int:
     """Largest memory that this process has used; 0 where unknown."""
     if sys.platform == "win32":
         return 0
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux a child's ru_maxrss starts at the peak of its parent
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
