@@ -68,7 +68,7 @@ def exact(measured):
 def test_exact_prior_restores_the_shadow_and_measured_rays_stay(measured, steps, repeats, jump, start):
     """Note, checks 3 and trap 5."""
     result = run("a10", measured.ct, prior=exact(measured), inputs=measured.inputs, steps=steps, repeats=repeats,
-                 jump=jump, start=start, keep_sinogram=True)  # fmt: skip
+                 jump=jump, start=start, edge=0, keep_sinogram=True)  # fmt: skip
     completed, trace = torch.from_numpy(out(result, "completed")), measured.trace
     assert trace.float().mean() > 0.03
     assert torch.equal(completed[~trace], measured.spoilt[~trace])
@@ -204,3 +204,15 @@ def test_only_views_all_the_way_round_are_periodic():
     short = [Geometry(**{**vars(whole), "angles_deg": tuple(np.linspace(0, last, VIEWS))}) for last in (200, 300, 350)]
     assert not any(a10.full_circle(g) for g in short)
     assert a10.full_circle(Geometry(**{**vars(whole), "angles_deg": tuple(-k * 360 / 7 for k in range(7))}))
+
+
+def test_inpainting_takes_over_smoothly_inside_the_shadow():
+    """0 at measured rays, (3 - 2 w) w^2 of w = (depth - 1/2) / edge inside; with edge 0 it is the trace itself."""
+    trace = torch.zeros(1, 2, 40, dtype=torch.bool)
+    trace[0, 0, 10:30], trace[0, 1, :12] = True, True
+    weight = a10.edge_weight(trace, 4)
+    w = np.clip((np.arange(1, 11) - 0.5) / 4, 0, 1)
+    assert np.allclose(weight[0, 0, 10:20], w * w * (3 - 2 * w), atol=1e-6)
+    assert torch.equal(weight[0, 0, 10:30], weight[0, 0, 10:30].flip(0))
+    assert (weight[~trace] == 0).all() and (weight[0, 1, :8] == 1).all()  # no measured ray beyond the detector's end
+    assert torch.equal(a10.edge_weight(trace, 0), trace.float())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TRAINED_STEPS = 1000
 RATIO_SCALE = 0.08              # spread of the ratio: two standard deviations; the schedule's noise is in this unit
+FAR = 1_000_000                 # bins: beyond any detector
 CONTEXT = 32                    # views and bins around the shadow that the network sees
 
 METHOD = Method(
@@ -58,6 +59,8 @@ METHOD = Method(
                help="What is noised at the start: the sinogram completed by NMAR or LI, or nothing (plain RePaint)."),
         Real("start_level", 1.0, low=0.05, high=1, level="advanced",
              help="Where sampling starts, as a share of the noise levels; 1 as published."),
+        Integer("edge", 4, unit="bins", low=0, high=50, level="advanced",
+                help="Depth in the shadow over which the baseline passes into the inpainting; 0 as published."),
         Integer("sinogram_size", 448, unit="bins", low=64, high=4096, level="advanced",
                 help="Views and bins are averaged to at most this for the network."),
         SLICE_NOISE,
@@ -67,7 +70,7 @@ METHOD = Method(
     presets={
         "quick": {"steps": 6},
         "standard": {},
-        "published": {"steps": 250, "repeats": 10, "jump": 10, "temperature": 1.0, "sinogram_size": 1024},
+        "published": {"steps": 250, "repeats": 10, "jump": 10, "temperature": 1.0, "edge": 0, "sinogram_size": 1024},
     },
     notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner. For large implants NMAR is "
     "often as good: keep its result for comparison.",
@@ -122,7 +125,7 @@ def correct(batch: Batch, scanner: Scanner, network: Any, band: slice, p: Any, h
         if p.start == "li":
             baseline = to_ratio(interpolate_linear(sinogram, trace), prior)
         added = inpaint(batch, network, baseline, trace, band, full_circle(scanner.geometry), p)
-        completed = from_ratio(baseline + added, prior).where(trace, sinogram)
+        completed = from_ratio(baseline + edge_weight(trace, p.edge) * added, prior).where(trace, sinogram)
         return {"hu": mu_to_hu(scanner.reconstruct(completed)), "sinogram": completed}
 
 
@@ -164,6 +167,21 @@ def around(network: Any, x: Tensor, sigma: float) -> Tensor:
     views = min(CONTEXT, x.shape[-2])
     wrapped = torch.cat((x[..., -views:, :], x, x[..., :views, :]), -2)
     return network(wrapped, sigma)[..., views:-views, :]
+
+
+def edge_weight(trace: Tensor, edge: int) -> Tensor:
+    """Weight of the inpainting in the shadow [..., V, D]: from 0 next to measured rays to 1 from `edge` bins on.
+
+    The network's averaged bins straddle the edges, where the baseline is nearer to the truth (error of the first bin
+    0.06 against 0.09, at 8 bins 0.27 against 0.22, on validation patients)."""
+    import torch
+
+    bins = torch.arange(trace.shape[-1], device=trace.device).expand(trace.shape)
+    left = torch.where(trace, -FAR, bins).cummax(-1).values
+    right = torch.where(trace, FAR, bins).flip(-1).cummin(-1).values.flip(-1)
+    depth = torch.minimum(bins - left, right - bins).float()
+    weight = ((depth - 0.5) / max(edge, 0.5)).clamp(0, 1)
+    return weight * weight * (3 - 2 * weight)
 
 
 def full_circle(geometry: Geometry) -> bool:
