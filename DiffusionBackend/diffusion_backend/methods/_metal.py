@@ -80,7 +80,8 @@ def parameters(views: int, bins: int) -> tuple[Parameter, ...]:
         Integer("trace_dilation", 1, unit="bins", low=0, high=5,
                 help="Safety margin of the metal's shadow in the projections, on each side.", **advanced),
         Boolean("restore_detail", True,
-                help="Image-only: give back the detail that the virtual scanner lost. Fine streaks of starved rays come back, too.",
+                help="Image-only: give back the detail that the virtual scanner lost. Fine streaks of starved rays "
+                "come back, too.",
                 **advanced),
         Boolean("keep_sinogram", False, help="Also give the completed line integrals.", **advanced),
         Integer("views", views, unit="views", low=90, high=2000, help="Views of the virtual scanner.", **advanced),
