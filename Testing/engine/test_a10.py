@@ -16,6 +16,7 @@ from diffusion_backend.methods import a10_ddpm_mar as a10
 from diffusion_backend.params import validate
 from diffusion_backend.physics.ct import Geometry, hu_to_mu
 from diffusion_backend.physics.metal import (
+    Gaps,
     from_ratio,
     interpolate_linear,
     interpolate_normalised,
@@ -210,9 +211,9 @@ def test_inpainting_takes_over_smoothly_inside_the_shadow():
     """0 at measured rays, (3 - 2 w) w^2 of w = (depth - 1/2) / edge inside; with edge 0 it is the trace itself."""
     trace = torch.zeros(1, 2, 40, dtype=torch.bool)
     trace[0, 0, 10:30], trace[0, 1, :12] = True, True
-    weight = a10.edge_weight(trace, 4)
+    weight = a10.edge_weight(trace, Gaps.of(trace), 4)
     w = np.clip((np.arange(1, 11) - 0.5) / 4, 0, 1)
     assert np.allclose(weight[0, 0, 10:20], w * w * (3 - 2 * w), atol=1e-6)
     assert torch.equal(weight[0, 0, 10:30], weight[0, 0, 10:30].flip(0))
     assert (weight[~trace] == 0).all() and (weight[0, 1, :8] == 1).all()  # no measured ray beyond the detector's end
-    assert torch.equal(a10.edge_weight(trace, 0), trace.float())
+    assert torch.equal(a10.edge_weight(trace, Gaps.of(trace), 0), trace.float())

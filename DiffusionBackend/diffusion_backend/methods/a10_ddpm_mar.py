@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..physics.ct import Geometry
+    from ..physics.metal import Gaps
     from ..physics.plane import Scanner
     from ..run import Batch, Run
 
 TRAINED_STEPS = 1000
 RATIO_SCALE = 0.08              # spread of the ratio: two standard deviations; the schedule's noise is in this unit
-FAR = 1_000_000                 # bins: beyond any detector
 CONTEXT = 32                    # views and bins around the shadow that the network sees
 
 METHOD = Method(
@@ -115,17 +115,16 @@ def correct(batch: Batch, scanner: Scanner, network: Any, band: slice, p: Any, h
             sinogram: Tensor, trace: Tensor) -> dict[str, Tensor]:
     """Reconstruction [B, H, W] in HU and completed sinogram [B, V, D] of slices, metal, line integrals and shadow."""
     from ..physics.ct import mu_to_hu
-    from ..physics.metal import from_ratio, interpolate_linear, nmar_prior, to_ratio
+    from ..physics.metal import Gaps, from_ratio, interpolate_linear, prior_image, to_ratio
 
     with batch.run.clock("physics"):  # the network's clock stops this one
-        first = scanner.reconstruct(interpolate_linear(sinogram, trace))
-        prior = scanner.project(nmar_prior(first, metal, keep_lung=True))
-        ratio = to_ratio(sinogram, prior)
-        baseline = interpolate_linear(ratio, trace)  # NMAR
+        prior = scanner.project(prior_image(sinogram, trace, metal, scanner.reconstruct, keep_lung=True))
+        gaps, ratio = Gaps.of(trace), to_ratio(sinogram, prior)
+        baseline = interpolate_linear(ratio, trace, gaps=gaps)  # NMAR
         if p.start == "li":
-            baseline = to_ratio(interpolate_linear(sinogram, trace), prior)
+            baseline = to_ratio(interpolate_linear(sinogram, trace, gaps=gaps), prior)
         added = inpaint(batch, network, baseline, trace, band, full_circle(scanner.geometry), p)
-        completed = from_ratio(baseline + edge_weight(trace, p.edge) * added, prior).where(trace, sinogram)
+        completed = from_ratio(baseline + edge_weight(trace, gaps, p.edge) * added, prior).where(trace, sinogram)
         return {"hu": mu_to_hu(scanner.reconstruct(completed)), "sinogram": completed}
 
 
@@ -169,19 +168,13 @@ def around(network: Any, x: Tensor, sigma: float) -> Tensor:
     return network(wrapped, sigma)[..., views:-views, :]
 
 
-def edge_weight(trace: Tensor, edge: int) -> Tensor:
-    """Weight of the inpainting in the shadow [..., V, D]: from 0 next to measured rays to 1 from `edge` bins on.
+def edge_weight(trace: Tensor, gaps: Gaps, edge: int) -> Tensor:
+    """Weight of the inpainting [..., V, D]: 0 at measured rays, rising to 1 at `edge` bins inside the shadow.
 
-    The network's averaged bins straddle the edges, where the baseline is nearer to the truth (error of the first bin
-    0.06 against 0.09, at 8 bins 0.27 against 0.22, on validation patients)."""
-    import torch
-
-    bins = torch.arange(trace.shape[-1], device=trace.device).expand(trace.shape)
-    left = torch.where(trace, -FAR, bins).cummax(-1).values
-    right = torch.where(trace, FAR, bins).flip(-1).cummin(-1).values.flip(-1)
-    depth = torch.minimum(bins - left, right - bins).float()
-    weight = ((depth - 0.5) / max(edge, 0.5)).clamp(0, 1)
-    return weight * weight * (3 - 2 * weight)
+    The network's averaged bins straddle the edges of the shadow, where the baseline is nearer to the truth."""
+    weight = ((gaps.depth - 0.5) / max(edge, 0.5)).clamp(0, 1)
+    weight = weight * weight * (3 - 2 * weight)
+    return weight.new_zeros(trace.numel()).index_copy(0, gaps.inside, weight).view(trace.shape)
 
 
 def full_circle(geometry: Geometry) -> bool:

@@ -114,6 +114,7 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
 
     The loop runs on a grid of at most `image_size` pixels; its result then fills the shadow of the projections at full
     resolution, as in the loop's last step."""
+    from ..physics.metal import prior_image
     from ..physics.plane import coarse_factor, coarse_grid, coarsen, refine
 
     run, fine = batch.run, case.scanner
@@ -122,7 +123,9 @@ def correct(batch: Batch, case: _metal.Case, schedule: DiscreteVP, network: Call
     data = measurement(run, coarse, sinogram, trace, p)
     start = None
     if network is None or p.start_noise > 0:
-        start = 2 * 10 * nmar_images(run, coarse, coarsen(metal.float(), factor) > 0, sinogram, trace)[:, None] - 1
+        with run.clock("physics"):
+            outline = coarsen(metal.float(), factor) > 0
+            start = 2 * 10 * prior_image(sinogram, trace, outline, coarse.reconstruct)[:, None] - 1
     predict = hu_prior(network, schedule) if network is not None else always(start)
     shape = (1, coarse.grid.rows, coarse.grid.columns)
 
@@ -153,14 +156,6 @@ def measurement(run: Run, scanner: Any, sinogram: Tensor, trace: Tensor, p: Any)
         level=level,
         normalised=p.trace_fill == "normalised",
     )
-
-
-def nmar_images(run: Run, scanner: Any, metal: Tensor, sinogram: Tensor, trace: Tensor) -> Tensor:
-    """NMAR prior images [B, H, W] in 1/mm."""
-    from ..physics.metal import interpolate_linear, nmar_prior
-
-    with run.clock("physics"):
-        return nmar_prior(scanner.reconstruct(interpolate_linear(sinogram, trace)), metal)
 
 
 def always(image: Tensor | None) -> Callable[[Tensor, int], Any]:

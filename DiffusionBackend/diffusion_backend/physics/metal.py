@@ -93,6 +93,11 @@ class Gaps:
         fraction = (index - left) / (right - left).clamp(min=1)
         return cls(inside, inside - index + left, inside - index + right, fraction)
 
+    @property
+    def depth(self) -> Tensor:
+        """Distance of each ray to the nearest ray outside the trace, in bins, 1 and more. [n]"""
+        return torch.minimum((self.inside - self.left).abs(), (self.right - self.inside).abs())
+
 
 def interpolate_linear(sinogram: Tensor, trace: Tensor, anchor: int = 1, gaps: Gaps | None = None) -> Tensor:
     """LI: in every view a straight line between the nearest bins outside the trace; at the detector's ends held.
@@ -167,13 +172,19 @@ def nmar_prior(image: Tensor, mask: Tensor, *, sigma_px: float = 1.0, mu_water: 
     return prior
 
 
+def prior_image(sinogram: Tensor, trace: Tensor, mask: Tensor, reconstruct: Callable[[Tensor], Tensor],
+                *, mu_water: float = MU_WATER, keep_lung: bool = False) -> Tensor:
+    """NMAR prior image [..., H, W] in 1/mm of a sinogram [..., V, D]: `nmar_prior` of what LI gives."""
+    image = reconstruct(interpolate_linear(sinogram, trace))
+    return nmar_prior(image, mask, mu_water=mu_water, keep_lung=keep_lung)
+
+
 def nmar(sinogram: Tensor, trace: Tensor, mask: Tensor, projector: Projector, reconstruct: Callable[[Tensor], Tensor],
          *, mu_water: float = MU_WATER, keep_lung: bool = False) -> Tensor:
     """NMAR sinogram: LI, prior image of its reconstruction, normalised interpolation.
 
     reconstruct : sinogram [..., V, D] -> image [..., H, W] in 1/mm (filtered backprojection)."""
-    image = reconstruct(interpolate_linear(sinogram, trace))
-    prior = nmar_prior(image, mask, mu_water=mu_water, keep_lung=keep_lung)
+    prior = prior_image(sinogram, trace, mask, reconstruct, mu_water=mu_water, keep_lung=keep_lung)
     return interpolate_normalised(sinogram, trace, projector.forward(prior))
 
 

@@ -21,7 +21,7 @@ from ..diffusion.denoiser import EDM
 from ..networks.unet import UNet
 from ..physics.ct import ImageGrid, hu_to_mu, projector
 from ..physics.fbp import fbp
-from ..physics.metal import interpolate_linear, metal_trace, nmar_prior, to_ratio, virtual_geometry
+from ..physics.metal import metal_trace, prior_image, to_ratio, virtual_geometry
 from ..training import Parts, Phase
 from .ct_image import provenance, read_slices
 
@@ -43,8 +43,8 @@ def ratio_sinograms(hu: Tensor, rng: np.random.Generator) -> Tensor:
     scanner = projector(geometry, grid)
     metal = torch.stack([random_disc(slice_hu, rng) for slice_hu in hu])
     sinogram, trace = scanner.forward(hu_to_mu(hu)), metal_trace(metal, scanner)
-    image = fbp(interpolate_linear(sinogram, trace), geometry, grid)
-    return to_ratio(sinogram, scanner.forward(nmar_prior(image, metal, keep_lung=True)))
+    prior = prior_image(sinogram, trace, metal, lambda s: fbp(s, geometry, grid), keep_lung=True)
+    return to_ratio(sinogram, scanner.forward(prior))
 
 
 def random_disc(hu: Tensor, rng: np.random.Generator) -> Tensor:
