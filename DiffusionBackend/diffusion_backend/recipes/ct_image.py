@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..diffusion.denoiser import EDM
 from ..errors import InputError
-from ..networks.unet import UNet
 from ..training import Parts, Phase
+from ._denoiser import DenoiserRecipe
 
 EXCLUDED = {"p012", "p027", "p038", "p054", "p057", "p059", "p062", "p070"}  # patients of ct-metal-clinical
 SIGMA_HU = (5.0, 3000.0)
-OFFSET_HU, SCALE_HU, SIGMA_DATA = -500.0, 1000.0, 0.5  # network unit: (HU + 500) / 1000, spread about 0.5
+OFFSET_HU, SCALE_HU = -500.0, 1000.0  # network unit: (HU + 500) / 1000, spread about 0.5
 NETWORK = {"dims": 2, "in_channels": 1, "out_channels": 1, "width": 32, "multipliers": (1, 2, 4), "blocks": 1}
 VALIDATION_SIGMA_HU = (10, 20, 50, 100, 200, 300, 1000)
 
@@ -88,16 +87,14 @@ def provenance(train: dict[str, list[np.ndarray]], validation: dict[str, list[np
     }
 
 
-class CtImage:
+class CtImage(DenoiserRecipe):
     """Two phases of equal cost a step: 16 crops of 64 pixels (70 % of the time), then 4 crops of 128 pixels."""
+
+    unit, offset, scale, sigma, network = "HU", OFFSET_HU, SCALE_HU, SIGMA_HU, NETWORK
 
     def __init__(self, data: Path):
         self.train = read_slices(data, "train")
         self.validation = read_slices(data, "val")
-        self.edm = EDM(SIGMA_DATA)
-
-    def parts(self) -> dict[str, nn.Module]:
-        return {"denoiser": UNet(**NETWORK).to(memory_format=torch.channels_last)}  # type: ignore[arg-type]
 
     def phases(self) -> list[Phase]:
         return [Phase("64", "denoiser", 0.7, self.loss), Phase("128", "denoiser", 0.3, self.loss)]
@@ -109,15 +106,7 @@ class CtImage:
         for _ in range(16 * 64**2 // size**2):
             slices = self.train[patients[rng.integers(len(patients))]]
             crops.append(random_crop(torch.from_numpy(slices[rng.integers(len(slices))]).float(), size, rng))
-        low, high = (math.log(s / SCALE_HU) for s in SIGMA_HU)
-        sigma = np.exp(rng.uniform(low, high, len(crops))).astype(np.float32)
-        x0 = ((torch.stack(crops)[:, None] - OFFSET_HU) / SCALE_HU).contiguous(memory_format=torch.channels_last)
-        return {"x0": x0, "sigma": torch.from_numpy(sigma)}
-
-    def loss(self, parts: Parts, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        x0 = batch["x0"]
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        return self.edm.loss(parts["denoiser"], x0, batch["sigma"], noise)
+        return self.noisy(crops, rng)
 
     def validate(self, parts: Parts) -> dict[str, float]:
         """RMSE in HU per noise level over one middle slice of each validation patient; score: their geometric mean."""
@@ -136,14 +125,4 @@ class CtImage:
         return {"score": math.exp(np.mean(np.log(list(rmse.values())))), **rmse}
 
     def card(self) -> dict[str, Any]:
-        return provenance(self.train, self.validation) | {
-            "interface": "Denoiser",
-            "dims": 2,
-            "channels": 1,
-            "unit": "HU",
-            "sigma_range": list(SIGMA_HU),
-            "normalisation": {"offset": OFFSET_HU, "scale": SCALE_HU, "sigma_data": SIGMA_DATA},
-            "network": {"architecture": "UNet", "parametrisation": "EDM", **NETWORK},
-        }
-
-
+        return provenance(self.train, self.validation) | self.interface()

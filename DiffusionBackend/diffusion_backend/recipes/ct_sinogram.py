@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..diffusion.denoiser import EDM
-from ..networks.unet import UNet
 from ..physics.ct import ImageGrid, hu_to_mu, projector
 from ..physics.fbp import fbp
 from ..physics.metal import metal_trace, prior_image, to_ratio, virtual_geometry
 from ..training import Parts, Phase
+from ._denoiser import DenoiserRecipe
 from .ct_image import provenance, read_slices
 
 VIEWS, BINS = 320, 321
 PATCH, BATCH = 64, 16
-OFFSET, SCALE, SIGMA_DATA = 1.0, 0.08, 0.5  # network unit: (ratio - 1) / 0.08, spread about 0.5
+OFFSET, SCALE = 1.0, 0.08  # network unit: (ratio - 1) / 0.08, spread about 0.5
 SIGMA = (0.0008, 1.6)                       # ratio
 NETWORK = {"dims": 2, "in_channels": 1, "out_channels": 1, "width": 24, "multipliers": (1, 2, 3), "blocks": 1}
 VALIDATION_SIGMA = (0.002, 0.005, 0.01, 0.02, 0.05, 0.2)
@@ -66,11 +65,12 @@ def random_patch(ratio: Tensor, rng: np.random.Generator) -> Tensor:
     return patch.flip((0, 1)) if rng.random() < 0.5 else patch
 
 
-class CtSinogram:
+class CtSinogram(DenoiserRecipe):
     """One phase: batches of 16 windows of 64 views and 64 bins."""
 
+    unit, offset, scale, sigma, network = "ratio", OFFSET, SCALE, SIGMA, NETWORK
+
     def __init__(self, data: Path):
-        self.edm = EDM(SIGMA_DATA)
         self.slices = {split: read_slices(data, split) for split in ("train", "val")}
         rng = np.random.default_rng(0)
         self.train = {patient: self._measure(slices, rng) for patient, slices in sorted(self.slices["train"].items())}
@@ -82,9 +82,6 @@ class CtSinogram:
         hu = torch.from_numpy(np.stack(slices)).float().clamp(min=-1000)
         return torch.cat([ratio_sinograms(part, rng) for part in hu.split(BATCH)])
 
-    def parts(self) -> dict[str, nn.Module]:
-        return {"denoiser": UNet(**NETWORK).to(memory_format=torch.channels_last)}  # type: ignore[arg-type]
-
     def phases(self) -> list[Phase]:
         return [Phase("64", "denoiser", 1.0, self.loss)]
 
@@ -94,15 +91,7 @@ class CtSinogram:
         for _ in range(BATCH):
             sinograms = self.train[patients[rng.integers(len(patients))]]
             patches.append(random_patch(sinograms[rng.integers(len(sinograms))], rng))
-        low, high = (math.log(s / SCALE) for s in SIGMA)
-        sigma = np.exp(rng.uniform(low, high, BATCH)).astype(np.float32)
-        x0 = ((torch.stack(patches)[:, None] - OFFSET) / SCALE).contiguous(memory_format=torch.channels_last)
-        return {"x0": x0, "sigma": torch.from_numpy(sigma)}
-
-    def loss(self, parts: Parts, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        x0 = batch["x0"]
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        return self.edm.loss(parts["denoiser"], x0, batch["sigma"], noise)
+        return self.noisy(patches, rng)
 
     def validate(self, parts: Parts) -> dict[str, float]:
         """RMSE in thousandths of the ratio per noise level, one sinogram of each validation patient; score: their
@@ -119,12 +108,4 @@ class CtSinogram:
         return {"score": math.exp(np.mean(np.log(list(rmse.values())))), **rmse}
 
     def card(self) -> dict[str, Any]:
-        return provenance(self.slices["train"], self.slices["val"]) | {
-            "interface": "Denoiser",
-            "dims": 2,
-            "channels": 1,
-            "unit": "ratio",
-            "sigma_range": list(SIGMA),
-            "normalisation": {"offset": OFFSET, "scale": SCALE, "sigma_data": SIGMA_DATA},
-            "network": {"architecture": "UNet", "parametrisation": "EDM", **NETWORK},
-        }
+        return provenance(self.slices["train"], self.slices["val"]) | self.interface()
