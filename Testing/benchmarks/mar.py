@@ -2,10 +2,10 @@
 
     python Testing/benchmarks/mar.py [--rounds 3] [--threads 1] [--output mar-speed.csv] [--only counts speed ...]
 
-One generated pelvis with simulated metal, 256 x 256, weights of `ct-image` and `ct-sinogram`; where `ct-sinogram` isn't
-installed, its network has random weights, which take the same time. Slices are copies of one slice, so that each means
-the same work. Candidates take turns; minimum and median over the rounds. Only ratios within one run are comparable.
-"cpu" is processor time of all threads: with one thread what a quiet machine would take, however busy this one is.
+One generated pelvis with simulated metal, 256 x 256, the bundled weights. Slices are copies of one slice, so that each
+means the same work. Candidates take turns; minimum and median over the rounds. Only ratios within one run are
+comparable. "cpu" is processor time of all threads: with one thread what a quiet machine would take, however busy this
+one is.
 
 Overhead: every call of the network, the projector and FBP inside a method's stage is repeated bare right behind it
 (`bare.py`). The stage without the repetitions, divided by them, is the overhead: neighbours in time meet the same load.
@@ -32,17 +32,14 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "DiffusionBackend")]
 
 from bare import Bare, watching  # noqa: E402
-from roundrobin import load_markers, medians, peak_bytes  # noqa: E402
+from roundrobin import load_markers, medians  # noqa: E402
 
 from diffusion_backend import checks, memory, methods, models  # noqa: E402
 from diffusion_backend.anatomy.phantoms import phantom  # noqa: E402
 from diffusion_backend.data import Grid, Item, PatientGeometry, projections, volume  # noqa: E402
-from diffusion_backend.errors import ModelError  # noqa: E402
 from diffusion_backend.execute import Request, Surroundings, execute  # noqa: E402
 from diffusion_backend.networks.dudodp import DuDoDpConfig, DuDoDpNet  # noqa: E402
-from diffusion_backend.networks.unet import UNet  # noqa: E402
 from diffusion_backend.params import validate  # noqa: E402
-from diffusion_backend.recipes import ct_sinogram  # noqa: E402
 from diffusion_backend.run import Batch  # noqa: E402
 from diffusion_backend.simulate import metal as simulated  # noqa: E402
 
@@ -82,29 +79,9 @@ def inputs(mode: str, slices: int = 1) -> dict[str, Item]:
     return items
 
 
-def card(model: str) -> dict[str, Any]:
-    """The card of an installed model, or what a model of the recipe `ct-sinogram` has."""
-    try:
-        return models.read_card(models.find(model))
-    except ModelError:
-        if model != "ct-sinogram":
-            raise
-    network = {"architecture": "UNet", "parametrisation": "EDM", **ct_sinogram.NETWORK}
-    scaling = {"offset": ct_sinogram.OFFSET, "scale": ct_sinogram.SCALE, "sigma_data": ct_sinogram.SIGMA_DATA}
-    return {"schema": models.SCHEMA, "id": model, "interface": "Denoiser", "dims": 2, "channels": 1, "unit": "ratio",
-            "licence": "none: random weights", "sha256": "", "sigma_range": list(ct_sinogram.SIGMA),
-            "normalisation": scaling, "network": network}  # fmt: skip
-
-
-def load(model: str, device: str = "cpu") -> models.Denoiser:
-    """The denoiser of an installed model, or one with random weights of the recipe `ct-sinogram`."""
-    described = card(model)
-    if described["sha256"]:
-        return models.load_denoiser(model, device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = UNet(**ct_sinogram.NETWORK).state_dict()  # type: ignore[arg-type]
-    return models.denoiser(models.Bundle(Path(model), described, {"denoiser": state}), device)
+def card(model: str) -> Mapping[str, Any]:
+    """The card of an installed model."""
+    return models.read_card(models.find(model))
 
 
 # ---- time per slice and growth ----
@@ -120,7 +97,7 @@ def timed(method: str, items: dict[str, Item], *, samples: int = 1, batch: int |
             plan[0] = time.perf_counter() - start
 
     request = Request(method, parameters, samples=samples, batch=batch, device="cpu")
-    result = execute(methods.load(method), request, items, Surroundings(report, card=card, load=load))
+    result = execute(methods.load(method), request, items, Surroundings(report, card=card, load=models.load_denoiser))
     assert result is not None
     seconds = {"total": time.perf_counter() - start, "cpu": time.process_time() - cpu, "plan": plan[0],
                "evaluations": result.record["evaluations"]}  # fmt: skip
@@ -202,15 +179,7 @@ def peak(method: str, slices: int) -> int:
     items: dict[str, Item] = {"ct": volume(hu, ct.geometry)}
     before = memory.resident_bytes()
     timed(method, items, batch=BATCH, **SHORT.get(method, {}))
-    return (own_peak_bytes() - before) // memory.MB
-
-
-def own_peak_bytes() -> int:
-    """Highest resident memory of this process since it began; `peak_bytes` tells that of the parent on Linux, where a
-    child starts with its parent's figure."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), peak_bytes())
+    return (memory.peak_bytes() - before) // memory.MB
 
 
 # ---- overhead and operation counts ----
@@ -219,7 +188,7 @@ def stage_over_bare(method: str, items: dict[str, Item], preset: str) -> dict[st
     """Ratios of one run: the stage to its bare calls, and what network, physics and the rest add to them."""
     bare = Bare(repeat=True)
     with watching(bare):
-        around = Surroundings(card=card, load=lambda model, device: bare.network(load(model, device)))
+        around = Surroundings(card=card, load=lambda model, device: bare.network(models.load_denoiser(model, device)))
         execute(methods.load(method), Request(method, {}, preset, device="cpu"), items, around)
     s = bare.stage
     network, physics = s.get("bare network", 0.0), s["bare physics"]
@@ -288,7 +257,7 @@ def counted(method: str, preset: str) -> Rows:
         around = Surroundings(card=card, load=lambda model, device: identity)
         result = execute(module, Request(method, {}, preset, device="cpu"), items, around)
     assert result is not None
-    flop = network_flop(load(priors[0].default).module, *seen[0]) if priors else 0.0
+    flop = network_flop(models.load_denoiser(priors[0].default).module, *seen[0]) if priors else 0.0
     return operations(method, preset, result.record["evaluations"], planned if priors else 0, seen[0], flop,
                       bare.calls)
 

@@ -18,8 +18,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "DiffusionBackend")]
 
-from roundrobin import load_markers, medians, peak_bytes  # noqa: E402
+from roundrobin import load_markers, medians  # noqa: E402
 
+from diffusion_backend import memory  # noqa: E402
 from diffusion_backend.physics.ct import Geometry, ImageGrid, Projector, projector  # noqa: E402
 from diffusion_backend.physics.reconstruct import fbp  # noqa: E402
 
@@ -125,9 +126,9 @@ def memory_gate() -> bool:
         print(f"984 x 888, 512^2, 16 slices, {name}: {time.perf_counter() - start:.1f} s")
         y = ours.forward(x) if name == "adjoint" else y
     fbp(y, geometry, grid)
-    print(f"peak memory {peak_bytes() / 2**30:.2f} GiB (gate {MEMORY_GATE / 2**30:.0f} GiB), tables "
+    print(f"peak memory {memory.peak_bytes() / 2**30:.2f} GiB (gate {MEMORY_GATE / 2**30:.0f} GiB), tables "
           f"{ours.tables.held_bytes / 2**30:.2f} GiB")
-    return peak_bytes() <= MEMORY_GATE
+    return memory.peak_bytes() <= MEMORY_GATE
 
 
 def main() -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -36,9 +34,3 @@ def load_markers() -> dict[str, Callable[[], object]]:
     source = torch.zeros(300, 512, 512, dtype=torch.int16)
     target = torch.zeros_like(source)
     return {"matmul 1024^2": lambda: a @ a, "copy 157 MB": lambda: target.copy_(source)}
-
-
-def peak_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
