@@ -28,7 +28,7 @@ class DenoiserRecipe:
     edm = EDM(0.5)
 
     def parts(self) -> dict[str, nn.Module]:
-        return {"denoiser": UNet(**self.network).to(memory_format=torch.channels_last)}
+        return {"denoiser": UNet(**self.network).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
 
     def noisy(self, images: Sequence[Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
         """A batch of images [H, W] with a noise level each."""
