@@ -18,7 +18,7 @@ BEGIN, END = "<!-- methods -->", "<!-- end of methods -->"
 def as_json(method_id: str | None = None) -> str:
     """All declarations, or one, as JSON text that ends with a newline. Unlimited ranges are null."""
     if method_id:
-        content: Any = _finite(methods.load(method_id).METHOD.to_dict())
+        content: Any = _finite(methods.declaration(method_id).to_dict())
     else:
         content = {"schema": SCHEMA, "methods": [_finite(m.to_dict()) for m in methods.declarations()]}
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
@@ -26,7 +26,7 @@ def as_json(method_id: str | None = None) -> str:
 
 def as_page(method_id: str | None = None) -> str:
     """One method as a Markdown page, or the table of all."""
-    return _page(methods.load(method_id).METHOD) if method_id else table(methods.declarations())
+    return _page(methods.declaration(method_id)) if method_id else table(methods.declarations())
 
 
 def renew_table(readme: Path) -> None:
@@ -52,10 +52,8 @@ def _page(m: Method) -> str:
     lines = [f"# {m.id}: {m.name}", "", m.summary, "", f"Module: {m.module}. Task: {m.task}. State: {m.state}.", ""]
     if m.citation:
         c = m.citation
-        lines += [
-            f"{c.authors}. {c.title}. {c.journal}, {c.year}." + (f" https://doi.org/{c.doi}" if c.doi else ""),
-            "",
-        ]
+        doi = f" https://doi.org/{c.doi}" if c.doi else ""
+        lines += [f"{c.authors.rstrip('.')}. {c.title}. {c.journal}, {c.year}.{doi}", ""]
     for title, parts in (("Inputs", m.inputs), ("Outputs", m.outputs)):
         lines += [f"## {title}", "", "| name | kind | unit | |", "|---|---|---|---|"]
         lines += [f"| {i.name} | {i.kind} | {i.unit} | {_remark(i)} |" for i in parts] + [""]

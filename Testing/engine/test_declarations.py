@@ -68,6 +68,14 @@ def test_every_output_is_explained_and_has_its_display(method):
     assert all(f"| {p.name} |" in page for p in method.parameters)
 
 
+def test_all_twenty_articles_are_declared_and_a_planned_one_says_so():
+    articles = {m.id for m in DECLARED if m.id.startswith("a")}
+    assert articles == {f"a{n:02d}" for n in range(1, 21)}
+    assert {m.id for m in DECLARED if m.state == "planned"} == set(methods.PLANNED)
+    with pytest.raises(InputError, match=r"'a18' \(DoseDiff\) is planned; this version can't run it"):
+        methods.load("a18")
+
+
 def test_a11_keeps_the_published_defaults():
     defaults = {p.name: p.default for p in methods.load("a11").METHOD.parameters}
     assert (defaults["a"], defaults["n"], defaults["delta_y"], defaults["data_clamp"]) == (0.4, 4.0, 0.8, 4.0)

@@ -8,6 +8,7 @@ from types import ModuleType
 from ..errors import InputError
 from ..method import Method
 from ..params import nearest
+from . import planned
 
 MODULES = {
     "a10": "a10_ddpm_mar",
@@ -16,10 +17,14 @@ MODULES = {
     "li": "li",
     "nmar": "nmar",
 }
+PLANNED = {m.id: m for m in planned.METHODS}
 
 
 def load(method_id: str) -> ModuleType:
     """The module of a method, with `METHOD`, `plan` and `run`."""
+    if method_id in PLANNED:
+        name = PLANNED[method_id].name
+        raise InputError(f"The method '{method_id}' ({name}) is planned; this version can't run it yet.")
     if method_id not in MODULES:
         raise InputError(
             f"There is no method '{method_id}'{nearest(method_id, MODULES)}. Known are: {', '.join(MODULES)}."
@@ -27,6 +32,11 @@ def load(method_id: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{MODULES[method_id]}")
 
 
+def declaration(method_id: str) -> Method:
+    """The declaration of a method, built or planned."""
+    return PLANNED[method_id] if method_id in PLANNED else load(method_id).METHOD
+
+
 def declarations() -> list[Method]:
-    """The declarations of all methods."""
-    return [load(method_id).METHOD for method_id in MODULES]
+    """The declarations of all methods: those that are built, then the planned ones."""
+    return [load(method_id).METHOD for method_id in MODULES] + list(planned.METHODS)
