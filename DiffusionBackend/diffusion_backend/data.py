@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .predicates import long_axis
+
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS (ITK, DICOM) <-> RAS (Slicer): the first two patient axes change sign
 
 
@@ -141,8 +143,7 @@ def axial_axis(item: Grid | Segmentation) -> int:
     geometry and for projections."""
     if item.geometry is None or (isinstance(item, Grid) and item.axes[0].name != "k"):
         return 0
-    third = np.abs(np.array(item.geometry.ijk_to_ras)[2, :3]) / np.array(item.geometry.spacing)
-    return 2 - int(np.argmax(third + np.array([0.0, 0.0, 1e-6])))
+    return long_axis(item.geometry.ijk_to_ras, item.geometry.spacing)
 
 
 def volume(array: np.ndarray, geometry: PatientGeometry, unit: str = "HU") -> Grid:
