@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from . import __version__
@@ -19,7 +20,20 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (help_text, add, _) in COMMANDS.items():
         add(subparsers.add_parser(name, help=help_text, description=help_text))
     parsed = parser.parse_args(arguments)
-    return COMMANDS[parsed.command][2](parsed)
+    try:
+        return COMMANDS[parsed.command][2](parsed)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(__package__):
+            raise
+        return missing_package(error.name)
+
+
+def missing_package(name: str | None) -> int:
+    """Tell a person and a parent process which package the engine lacks. Returns the exit code."""
+    message = f"The Python package '{name}' isn't installed for the engine."
+    remedy = "Install the packages that the README names, or choose another Python for the engine."
+    print(json.dumps({"event": "error", "kind": "installation", "message": message, "remedy": remedy}), flush=True)
+    return 1
 
 
 if __name__ == "__main__":

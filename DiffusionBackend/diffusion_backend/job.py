@@ -3,6 +3,7 @@ complete or absent.
 
 `job.json` (schema 1): method, parameters, preset, inputs (file, kind, unit, ijkToRAS ...), seed, samples, device,
 threads, batch, models.
+`reference`, described as an input is, is the truth to compare with: it is read after the run, for the output `metrics`.
 `result.json` (schema 1): outputs (file, kind, unit, display, ijkToRAS ...) and the record of the run (see
 `provenance`).
 A file `cancel` in the job folder stops the run at the next step.
@@ -20,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from . import methods, models
-from .data import Item
+from .data import Grid, Item, Table
 from .errors import InputError
 from .execute import Request, Result, Surroundings, execute
 from .io.arrays import load_item, save_item
 from .io.folders import complete, write_text
 from .items import Items, Slices
+from .report import metrics_table
 from .run import Denoise, Report
 
 SCHEMA = 1
@@ -33,18 +35,27 @@ JOB, RESULT, CANCEL = "job.json", "result.json", "cancel"
 PREVIEW_PIXELS = 256
 
 
-def write_job(folder: Path, request: Request, inputs: Mapping[str, Item]) -> None:
+def write_job(folder: Path, request: Request, inputs: Mapping[str, Item], reference: Grid | None = None) -> None:
     """Fill the existing `folder` with a job; `job.json` comes last."""
     method = methods.load(request.method).METHOD
     kinds = {i.name: i.kind for i in method.inputs}
     described = {n: save_item(folder, n, item) | {"kind": kinds.get(n, "volume")} for n, item in inputs.items()}
     job = {"schema": SCHEMA, **asdict(request), "inputs": described}
+    if reference is not None:
+        job["reference"] = save_item(folder, "reference", reference)
     write_text(folder / JOB, json.dumps(job, indent=1))
 
 
 def read_job(folder: Path) -> tuple[Request, dict[str, Item]]:
     """The request of a job folder and its inputs (memory-mapped). Raises InputError when it isn't a job of this
     schema."""
+    job = _job(folder)
+    known = {f.name for f in fields(Request)}
+    request = Request(**{k: v for k, v in job.items() if k in known})
+    return request, {name: load_item(folder, described) for name, described in job.get("inputs", {}).items()}
+
+
+def _job(folder: Path) -> dict[str, Any]:
     try:
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -54,9 +65,7 @@ def read_job(folder: Path) -> tuple[Request, dict[str, Item]]:
         raise InputError(f"The job '{folder.name}' has schema {found!r}, but this version reads schema {SCHEMA}.")
     if "method" not in job:
         raise InputError(f"The job '{folder.name}' names no method.")
-    known = {f.name for f in fields(Request)}
-    request = Request(**{k: v for k, v in job.items() if k in known})
-    return request, {name: load_item(folder, described) for name, described in job.get("inputs", {}).items()}
+    return job
 
 
 def run_job(folder: Path, report: Report, cancelled: Callable[[], bool] = lambda: False) -> Path | None:
@@ -77,12 +86,27 @@ def run_job(folder: Path, report: Report, cancelled: Callable[[], bool] = lambda
     result = execute(module, request, inputs, around)
     if result is None:
         return None
-    write_result(folder / "result", result, module.METHOD, request)
+    metrics = _metrics(folder, module.METHOD, inputs, result, report)
+    write_result(folder / "result", result, module.METHOD, request, metrics)
     report({"event": "result", "folder": str(folder / "result")})
     return folder / "result"
 
 
-def write_result(final: Path, result: Result, method: Any, request: Request) -> None:
+def _metrics(folder: Path, method: Any, inputs: Mapping[str, Item], result: Result, report: Report) -> Table | None:
+    """The outputs to compare against the job's reference; None without one, or where nothing lies on its grid."""
+    described = _job(folder).get("reference")
+    if described is None:
+        return None
+    compared = {o.name for o in method.outputs if o.display == "compare"}
+    outputs = {name: item for name, item in result.outputs.items() if name in compared}
+    table = metrics_table(inputs, outputs, load_item(folder, described), result.record["parameters"])
+    if table is None:
+        sentence = "No output has the size and voxel size of the reference; there are no metrics."
+        report({"event": "warning", "message": sentence})
+    return table
+
+
+def write_result(final: Path, result: Result, method: Any, request: Request, metrics: Table | None = None) -> None:
     """Write the result folder under a temporary name and rename it when complete."""
     declared = {o.name: o for o in method.outputs}
     with complete(final) as fresh:
@@ -91,6 +115,9 @@ def write_result(final: Path, result: Result, method: Any, request: Request) -> 
             if name in declared:
                 o = declared[name]
                 outputs[name] = save_item(fresh, name, item) | {"kind": o.kind, "unit": o.unit, "display": o.display}
+        if metrics is not None:
+            described = save_item(fresh, "metrics", metrics)
+            outputs["metrics"] = described | {"kind": "table", "unit": "", "display": "table"}
         text = {"schema": SCHEMA, "outputs": outputs, "preset": request.preset, **result.record}
         write_text(fresh / RESULT, json.dumps(text, indent=1))
 

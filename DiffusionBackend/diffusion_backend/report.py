@@ -1,4 +1,4 @@
-"""After the run: `metrics.csv` against a reference and `preview.png`, made from the result alone. The method never
+"""After the run: metrics against a reference and `preview.png`, made from the result alone. The method never
 sees the reference."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import Grid, Item, Segmentation
+from .data import Grid, Item, Segmentation, Table
 from .metrics import image as metrics
 from .pictures import CHANGE_HU, SOFT_TISSUE_HU
 
@@ -34,6 +34,20 @@ def metrics_rows(inputs: Mapping[str, Item], outputs: Mapping[str, Item], refere
         return []
     regions = [_region(k, before, reference, metal_hu) for k in range(len(reference.array))]
     return [row for name, item in {**before, **after}.items() for row in _rows(name, item, reference, regions)]
+
+
+def metrics_table(
+    inputs: Mapping[str, Item], outputs: Mapping[str, Item], reference: Item, parameters: Mapping[str, Any]
+) -> Table | None:
+    """The rows of `metrics_rows` as a table, figures to six digits; None where nothing can be compared."""
+    if not isinstance(reference, Grid):
+        return None
+    rows = metrics_rows(inputs, outputs, reference, float(parameters.get("metal_threshold", METAL_HU)))
+    return Table(COLUMNS, [tuple(_six_digits(row[c]) for c in COLUMNS) for row in rows]) if rows else None
+
+
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def write_metrics(rows: Rows, path: Path) -> None:

@@ -20,7 +20,7 @@ from .io.folders import move_files, temporary, write_text
 from .io.projections import read_projections, write_projections
 from .job import read_job, read_result, run_job, write_job
 from .method import Input
-from .report import METAL_HU, metrics_rows, write_metrics, write_preview
+from .report import write_preview
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,16 +58,13 @@ def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], No
         job, files = work / "job", work / "files"
         job.mkdir()
         files.mkdir()
-        write_job(job, request, inputs)
-        del inputs
+        write_job(job, request, inputs, reference)
+        del inputs, reference
         read_s = time.perf_counter() - start
         result = run_job(job, lambda e: None if e["event"] == "result" else report(e), stop)
         if result is None:
             return
-        write_files(
-            job, result, files, arguments.format, reference, read_s,
-            warn=lambda sentence: report({"event": "warning", "message": sentence}),
-        )  # fmt: skip
+        write_files(job, result, files, arguments.format, read_s)
         move_files(files, output, last="result.json")
     seconds = duration(time.perf_counter() - start)
     report({"event": "result", "folder": str(output), "message": f"Done in {seconds}: {output}"})
@@ -121,16 +118,8 @@ def read_item(declared: Input, value: str) -> Item:
     raise InputError(f"The input '{declared.name}' ({declared.kind}) can't be read from a file yet.")
 
 
-def write_files(
-    job: Path,
-    result: Path,
-    files: Path,
-    form: str,
-    reference: Grid | None,
-    read_s: float,
-    warn: Callable[[str], None],
-) -> None:
-    """The result folder as files: one per output, `result.json`, `preview.png`, and `metrics.csv` with a reference."""
+def write_files(job: Path, result: Path, files: Path, form: str, read_s: float) -> None:
+    """The result folder as files: one per output (`metrics.csv` with a reference), `result.json`, `preview.png`."""
     start = time.perf_counter()
     record, outputs = read_result(result)
     _, inputs = read_job(job)
@@ -138,14 +127,6 @@ def write_files(
         record["outputs"][name] = write_output(name, item, files, form) | {
             k: record["outputs"][name][k] for k in ("kind", "unit", "display")
         }
-    if reference is not None:
-        compared = {n: i for n, i in outputs.items() if record["outputs"][n]["display"] == "compare" and n != "std"}
-        metal_hu = float(record["parameters"].get("metal_threshold", METAL_HU))
-        rows = metrics_rows(inputs, compared, reference, metal_hu)
-        if rows:
-            write_metrics(rows, files / "metrics.csv")
-        else:
-            warn("No output has the size and voxel size of the reference; metrics.csv is left out.")
     write_preview(inputs, outputs, files / "preview.png")
     record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
     record["timings"]["total"] = round(sum(record["timings"].values()), 3)

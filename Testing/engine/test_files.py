@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import head
@@ -269,3 +272,35 @@ def test_batch_writes_a_summary_goes_on_after_errors_and_resumes(tmp_path, capsy
     stamp = (tmp_path / "out" / "one" / "corrected.nrrd").stat().st_mtime_ns
     main(arguments)
     assert (tmp_path / "out" / "one" / "corrected.nrrd").stat().st_mtime_ns == stamp
+
+
+def test_a_job_with_a_reference_gives_its_metrics_and_the_method_never_sees_it(tmp_path):
+    """The reference isn't among the inputs of the record, the result is that of a job without it, and the figures are
+    those of the arrays."""
+    grid = PatientGeometry.from_itk((1.0, 1.0, 2.0), (0, 0, 0), np.eye(3).ravel())
+    ct = volume(head.hu(slices=1), grid)
+    truth = volume(head.hu(slices=1, metal=False), grid)
+    records = {}
+    for name, reference in (("with", truth), ("without", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_job(folder, Request("li", {"views": 120, "bins": 121}, threads=1), {"ct": ct}, reference)
+        records[name] = read_result(run_job(folder, lambda event: None))
+    (record, outputs), (_, plain) = records["with"], records["without"]
+    assert np.array_equal(outputs["corrected"].array, plain["corrected"].array) and "metrics" not in plain
+    assert set(record["inputs"]) == {"ct"} and record["outputs"]["metrics"]["display"] == "table"
+    rows = [dict(zip(outputs["metrics"].columns, row)) for row in outputs["metrics"].rows]
+    row = next(r for r in rows if r["image"] == "corrected" and r["slice"] == "all")
+    body = metrics.body_mask(truth.array[0]) & (ct.array[0] <= 2500) & (outputs["corrected"].array[0] <= 2500)
+    error = outputs["corrected"].array[0].astype(float) - truth.array[0]
+    assert row["rmse"] == pytest.approx(np.sqrt(np.mean(error[body] ** 2)), rel=1e-3)
+
+
+def test_an_engine_without_torch_names_the_missing_package(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *(p for p in sys.path if p)])}
+    command = [sys.executable, "-m", "diffusion_backend", "worker"]
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=False)
+    event = json.loads(done.stdout)
+    assert done.returncode == 1 and event["kind"] == "installation" and "'torch'" in event["message"]
+    assert "Traceback" not in done.stderr

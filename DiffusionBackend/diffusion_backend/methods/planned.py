@@ -44,7 +44,8 @@ METHODS = (
     _planned(
         "a01", "DCDS", "reconstruction", "sparse-view CT",
         "Reconstructs CT from few views: an image prior and a sinogram prior improve one another at every noise level.",
-        "Li, Z. and others", "Dual-Domain Collaborative Diffusion Sampling for Multi-Source Stationary Computed Tomography "
+        "Li, Z. and others",
+        "Dual-Domain Collaborative Diffusion Sampling for Multi-Source Stationary Computed Tomography "
         "Reconstruction",
         PROJECTIONS, (*RECONSTRUCTION, COMPLETED), "3398-3411", "10.1109/TMI.2024.3420411",
     ),
@@ -113,7 +114,8 @@ METHODS = (
         "Removes multipath haze from ultrasound by sampling tissue and haze jointly.",
         "Stevens, T. and Meral, F. and Yu, J. and Apostolakis, I. and Robert, J. and van Sloun, R.",
         "Dehazing Ultrasound Using Diffusion Models",
-        (Input("rf", help="Beamformed radio-frequency lines (frames, depth, lines)."),), (Output("dehazed", help="The lines without haze."),),
+        (Input("rf", help="Beamformed radio-frequency lines (frames, depth, lines)."),),
+        (Output("dehazed", help="The lines without haze."),),
         "3546-3558", "10.1109/TMI.2024.3363460",
     ),
     _planned(
@@ -189,7 +191,8 @@ METHODS = (
         "He, Y. and others",
         "PST-Diff: Achieving High-Consistency Stain Transfer by Diffusion Models With Pathological and Structural "
         "Constraints",
-        (Input("he", "vector volume", help="H&E tile, 8-bit RGB."),), (Output("ihc", "vector volume", help="The virtual stain, 8-bit RGB."),),
+        (Input("he", "vector volume", help="H&E tile, 8-bit RGB."),),
+        (Output("ihc", "vector volume", help="The virtual stain, 8-bit RGB."),),
     ),
     _planned(
         "a20", "MedSyn", "synthesis", "text to 3D chest CT",
