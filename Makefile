@@ -38,7 +38,7 @@ size:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit(f'Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}.')"
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+	$(PY) -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable ".[test,slicer]"
 	touch $@
 
 clean:
