@@ -25,6 +25,7 @@ from .report import METAL_HU, metrics_rows, write_metrics
 
 METHODS = ("li", "nmar", "a11")
 SAMPLES = {"a11": 4}
+SHOWN = ("corrected", "std")
 MOST_ROWS = 3
 
 
@@ -36,30 +37,42 @@ class Example:
     reference: Grid | None = None
     metal: Segmentation | None = None
 
+    def items(self) -> dict[str, Item]:
+        """What there is, by name."""
+        return {name: item for name, item in vars(self).items() if item is not None}
+
 
 def demo(output: Path, source: Path | None = None) -> None:
-    """Make or read the example, run the three methods, write everything into `output` and print the table."""
+    """Make or read the example, run the methods, write everything into `output` and print the table."""
     start, show = time.perf_counter(), Bar(sys.stderr)
     example = make_example(source)
-    outputs: dict[str, Item] = {"ct": example.ct}
-    outputs |= {n: i for n, i in (("reference", example.reference), ("metal", example.metal)) if i is not None}
+    outputs = example.items()
     for name in METHODS:
         print(f"{name.upper()}: {methods.load(name).METHOD.summary}", file=sys.stderr)
         made = run_method(name, example.ct, show)
-        outputs[name] = made["corrected"]
-        if "std" in made:
-            outputs[f"{name}-std"] = made["std"]
+        outputs |= {named(name, output): item for output, item in made.items() if output in SHOWN}
+    present(outputs, output)
+    print(f"Done in {duration(time.perf_counter() - start)}. Volumes, montage.png and metrics are in '{output}'.")
+
+
+def named(method: str, output: str) -> str:
+    """The name under which the demo keeps an output of a method: "a11", "a11-std"."""
+    return method if output == "corrected" else f"{method}-{output}"
+
+
+def present(outputs: dict[str, Item], output: Path) -> None:
+    """Write all volumes, `montage.png` and with a reference `metrics.csv` into `output`; print the table."""
     with temporary(output.absolute().parent, ".diffusion-") as work:
         for name, item in outputs.items():
             images.write_item(item, work / f"{name}.nrrd")  # type: ignore[arg-type]
         montage(work / "montage.png", montage_rows(outputs), {"": SOFT_TISSUE_HU, "std (0-100 HU)": UNCERTAINTY_HU})
-        if example.reference is not None:
+        if "reference" in outputs:
             compared = {name: outputs[name] for name in METHODS}
-            rows = metrics_rows({"ct": example.ct}, compared, example.reference, METAL_HU)
+            reference: Grid = outputs["reference"]  # type: ignore[assignment]
+            rows = metrics_rows({"ct": outputs["ct"]}, compared, reference, METAL_HU)
             write_metrics(rows, work / "metrics.csv")
             print(table(rows))
         move_files(work, output, last="montage.png")
-    print(f"Done in {duration(time.perf_counter() - start)}. Volumes, montage.png and metrics are in '{output}'.")
 
 
 def make_example(source: Path | None) -> Example:
