@@ -1,0 +1,1 @@
+"""`ctk`: the widgets of CTK that the panels use."""

@@ -1,0 +1,5 @@
+"""`qt` as the application offers it: the names of QtCore, QtGui, QtWidgets in one module, with PythonQt's behaviour."""
+
+from PySide6.QtCore import *  # noqa: F403
+from PySide6.QtGui import *  # noqa: F403
+from PySide6.QtWidgets import *  # noqa: F403
