@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,15 +50,16 @@ class Worker:
 
     def start(self) -> None:
         """Start the process unless it runs. Raises OSError when the interpreter can't be started."""
-        if self._process:
+        if self._process and self._process.poll() is None:
             return
+        self.kill()
         command = self._command or [engine_python(), "-m", "diffusion_backend", "worker"]
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}  # type: ignore
         self._events, self.ready, self._ended_at = queue.Queue(), False, None
         self.log.clear()
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self._process = subprocess.Popen(
             command, cwd=PACKAGES, env=self._environment or environment(), bufsize=-1, **pipes, **apart
         )
@@ -72,11 +74,9 @@ class Worker:
     def send(self, folder: Path) -> None:
         """Hand over a job folder; a process that is gone shows itself by `exit_code`."""
         assert self._process and self._process.stdin
-        try:
+        with suppress(OSError):
             self._process.stdin.write(f"{folder}\n".encode())
             self._process.stdin.flush()
-        except OSError:
-            pass
 
     def events(self) -> list[dict[str, Any]]:
         """The events since the last call, in order."""
@@ -116,10 +116,8 @@ class Worker:
         for reader in self._readers:
             reader.join(KILL_SECONDS / 10)
         if stream and not (stream.readable() and any(reader.is_alive() for reader in self._readers)):
-            try:
+            with suppress(OSError):  # the flush of a broken pipe
                 stream.close()
-            except OSError:  # the flush of a broken pipe
-                pass
 
     def _read(self, stream: BinaryIO, events: queue.Queue[dict[str, Any]]) -> None:
         """Sort lines of any bytes into events and log."""
@@ -153,14 +151,10 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     if os.name == "nt":
         subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
     else:
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # all are gone (macOS: not permitted for zombies)
             os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # the whole group is gone (macOS: not permitted for zombies)
-            pass
-    try:
+    with suppress(subprocess.TimeoutExpired):  # stuck in the system, for example on a dead network drive
         process.wait(KILL_SECONDS)
-    except subprocess.TimeoutExpired:  # stuck in the system, for example on a dead network drive
-        pass
 
 
 def engine_python() -> str:

@@ -139,7 +139,8 @@ def write_job(folder: Path, job: Mapping[str, Any], arrays: dict[str, np.ndarray
 
 
 def read_result(folder: Path, stop: threading.Event) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`result.json` of a job folder, and the array of every output that has one. Raises OSError, ValueError, Stopped."""
+    """`result.json` of a job folder, and the array of every output that has one. Raises OSError, ValueError,
+    Stopped."""
     result = folder / "result"
     record = json.loads((result / RESULT).read_text(encoding="utf-8"))
     arrays = {}
