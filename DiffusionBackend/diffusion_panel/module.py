@@ -1,0 +1,84 @@
+"""What the three modules have in common as modules: their metadata and their self-test."""
+
+from __future__ import annotations
+
+import html
+import sys
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
+
+from . import declarations
+from .method_chooser import MARKS, matches
+
+PACKAGES = ("diffusion_panel", "diffusion_backend")
+
+
+class DiffusionModule(ScriptedLoadableModule):
+    """Metadata of a module. Subclasses say `module` (as in the declarations), `title`, `category` and `purpose`."""
+
+    module = ""
+    title = ""
+    category = ""
+    purpose = ""
+
+    def __init__(self, parent: Any) -> None:
+        super().__init__(parent)
+        parent.title = self.title
+        parent.categories = [self.category]
+        parent.dependencies = []
+        parent.contributors = ["DiffusionModels developers"]
+        parent.helpText = help_text(self.module, self.purpose)
+        parent.acknowledgementText = acknowledgement(self.module)
+
+
+class DiffusionTest(ScriptedLoadableModuleTest):
+    """Self-test of a module: its panel lists every declared method and shows each of them."""
+
+    def runTest(self) -> None:
+        """Every test method; older versions of the application don't find them by themselves."""
+        for name in [n for n in dir(self) if n.startswith("test_")]:
+            self.setUp()
+            getattr(self, name)()
+
+    def setUp(self) -> None:
+        """A scene without data."""
+        slicer.mrmlScene.Clear(0)
+
+    def test_every_method_is_shown(self) -> None:
+        """Each method of the module can be chosen and has its inputs and parameters in the panel."""
+        widget = slicer.util.getModuleWidget(type(self).__name__.removesuffix("Test"))
+        for method in declarations.of_module(widget.module):
+            widget.choose(method["id"])
+            assert set(widget.inputs.fields) == {i["name"] for i in method["inputs"]}, method["id"]
+            assert widget.form.values() == declarations.defaults(method["id"]), method["id"]
+
+    def test_search_finds_every_method_by_its_name(self) -> None:
+        """No word of a method's name hides it."""
+        widget = slicer.util.getModuleWidget(type(self).__name__.removesuffix("Test"))
+        for method in declarations.of_module(widget.module):
+            assert matches(method, method["name"])
+
+
+def help_text(module: str, purpose: str) -> str:
+    """HTML: what the module is for, and its methods with their state."""
+    lines = [f"<li>{MARKS[m['state']]} {html.escape(m['name'])}: {html.escape(m['task'])} ({m['state']})</li>"
+             for m in declarations.of_module(module)]
+    steps = _("Choose a method, give its inputs, press Apply. Results are new nodes; nothing is overwritten.")
+    return f"<p>{html.escape(purpose)}</p><p>{steps}</p><ul>{''.join(lines)}</ul><p>{_('Not for clinical use.')}</p>"
+
+
+def acknowledgement(module: str) -> str:
+    """The publications of the methods, as HTML."""
+    cited = [m["citation"] for m in declarations.of_module(module) if m["citation"]]
+    lines = [f"<li>{html.escape(c['authors'].split(' and ')[0])} et al.: {html.escape(c['title'])}, {c['year']}</li>"
+             for c in cited]
+    return _("The methods were published by these authors; each panel shows the full citation.") + f"<ul>{''.join(lines)}</ul>"
+
+
+def forget_packages() -> None:
+    """Drop the shared packages from the interpreter, so that a reloaded module imports them anew."""
+    for name in [n for n in sys.modules if n.split(".")[0] in PACKAGES]:
+        del sys.modules[name]

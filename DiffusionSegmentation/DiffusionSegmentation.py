@@ -1,0 +1,41 @@
+"""Diffusion Segmentation: a module of 3D Slicer."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+if importlib.util.find_spec("diffusion_panel") is None:  # source tree; when installed the packages lie beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "DiffusionBackend"))
+
+from diffusion_panel.logic import DiffusionLogic
+from diffusion_panel.module import DiffusionModule, DiffusionTest
+from diffusion_panel.widget import DiffusionWidget
+
+
+class DiffusionSegmentation(DiffusionModule):
+    """Metadata of the module."""
+
+    module = "segmentation"
+    title = _("Diffusion Segmentation")
+    category = _("Segmentation")
+    purpose = _(
+        "Generative diffusion models that outline organs and lesions, and say how sure they are."
+    )
+
+
+class DiffusionSegmentationWidget(DiffusionWidget):
+    """The panel, made from the declarations of the segmentation methods."""
+
+    module = "segmentation"
+
+
+class DiffusionSegmentationLogic(DiffusionLogic):
+    """Runs methods from panel, console and scripts."""
+
+
+class DiffusionSegmentationTest(DiffusionTest):
+    """Self-test of the module."""

@@ -1,0 +1,41 @@
+"""Diffusion Synthesis: a module of 3D Slicer."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+if importlib.util.find_spec("diffusion_panel") is None:  # source tree; when installed the packages lie beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "DiffusionBackend"))
+
+from diffusion_panel.logic import DiffusionLogic
+from diffusion_panel.module import DiffusionModule, DiffusionTest
+from diffusion_panel.widget import DiffusionWidget
+
+
+class DiffusionSynthesis(DiffusionModule):
+    """Metadata of the module."""
+
+    module = "synthesis"
+    title = _("Diffusion Synthesis")
+    category = _("Image Synthesis")
+    purpose = _(
+        "Generative diffusion models that make images: from text, masks and layers, dose from CT and structures, virtual stains."
+    )
+
+
+class DiffusionSynthesisWidget(DiffusionWidget):
+    """The panel, made from the declarations of the synthesis methods."""
+
+    module = "synthesis"
+
+
+class DiffusionSynthesisLogic(DiffusionLogic):
+    """Runs methods from panel, console and scripts."""
+
+
+class DiffusionSynthesisTest(DiffusionTest):
+    """Self-test of the module."""
