@@ -32,6 +32,11 @@ class ModuleManager(QtCore.QObject):
         super().__init__(parent)
         self._modules: dict = {}
 
+    def register(self, module) -> None:
+        """Take a module that was loaded."""
+        self._modules[module.name] = module
+        self.moduleLoaded.emit(module.name)
+
     def modulesNames(self) -> tuple[str, ...]:
         return tuple(self._modules)
 
@@ -130,13 +135,15 @@ def make_application(main_window: bool, testing: bool) -> Application:
     import slicer
 
     slicer.app, slicer.mrmlScene = app, app.mrmlScene()
+    from . import mrml_widgets
     from .modules import LoadableModule, ModuleFactory
     from .scene import LOGICS
 
+    slicer.qMRMLWidget, slicer.qMRMLNodeComboBox = mrml_widgets.qMRMLWidget, mrml_widgets.qMRMLNodeComboBox
     slicer.modules = ModuleFactory()
     for name in LOGICS:
         setattr(slicer.modules, name.lower(), LoadableModule(name, app.moduleLogic(name)))
-    import slicer.util  # noqa: F401  (the wheel's own file; it looks for the names above)
+    import slicer.util
 
     Path(app.temporaryPath).chmod(0o700)
     return app

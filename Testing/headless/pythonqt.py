@@ -106,7 +106,13 @@ def _getattribute(self, name: str):
 
 def _setattr(self, name: str, value) -> None:
     kind = type(self)
-    if is_cpp(kind) and not name.startswith("_") and not hasattr(type(getattr(kind, name, None)), "__set__"):
+    declared = inspect.getattr_static(kind, name, None)
+    if isinstance(declared, QtCore.Property):  # PySide6 sees these in its own, replaced __setattr__ only
+        if declared.fset is None:
+            raise AttributeError(f"Property '{name}' of {kind.__name__} cannot be set.")
+        declared.fset(self, value)
+        return
+    if is_cpp(kind) and not name.startswith("_") and not hasattr(type(declared), "__set__"):
         raise AttributeError(f"{kind.__name__} has no property '{name}': a C++ object takes no new attribute.")
     _set(self, name, value)
 
@@ -164,4 +170,4 @@ def _with_arguments(function: Callable, count: int) -> Callable:
             passed = min(count, code.co_argcount - isinstance(function, types.MethodType))
     names = ", ".join(f"a{i}" for i in range(count))
     used = ", ".join(f"a{i}" for i in range(passed))
-    return eval(f"lambda {names}: function({used}) and None", {"function": function})  # noqa: S307
+    return eval(f"lambda {names}: function({used}) and None", {"function": function})

@@ -1,0 +1,217 @@
+"""Widgets that know the scene: `slicer.qMRMLWidget` and `slicer.qMRMLNodeComboBox`."""
+
+from __future__ import annotations
+
+import slicer_core as mrml
+import vtk
+from PySide6 import QtCore, QtWidgets
+
+from .members import member
+
+_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    """A widget with a scene; in a .ui file its signal hands the scene on to the node selectors inside."""
+
+    stands_for_cpp = True
+    mrmlSceneChanged = QtCore.Signal(object)
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._scene = None
+
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLScene(self, scene) -> None:
+        if scene is not self._scene:
+            self._scene = scene
+            self.mrmlSceneChanged.emit(scene)
+
+
+class qMRMLNodeComboBox(QtWidgets.QWidget):
+    """A list of the scene's nodes of some classes; follows nodes that come, go and change their name."""
+
+    stands_for_cpp = True
+    currentNodeChanged = QtCore.Signal((object,), (bool,))
+    currentNodeIDChanged = QtCore.Signal(str)
+    nodeAdded = QtCore.Signal(object)
+    nodeAddedByUser = QtCore.Signal(object)
+    nodeTypes, setNodeTypes = member("QStringList", "nodeTypes", (), "_fill")
+    hideChildNodeTypes, setHideChildNodeTypes = member("QStringList", "hideChildNodeTypes", (), "_fill")
+    showChildNodeTypes, setShowChildNodeTypes = member(bool, "showChildNodeTypes", True, "_fill")
+    showHidden, setShowHidden = member(bool, "showHidden", False, "_fill")
+    noneEnabled, setNoneEnabled = member(bool, "noneEnabled", False, "_fill")
+    noneDisplay, setNoneDisplay = member(str, "noneDisplay", "None", "_fill")
+    addEnabled, setAddEnabled = member(bool, "addEnabled", True, "_fill")
+    removeEnabled, setRemoveEnabled = member(bool, "removeEnabled", True, "_fill")
+    renameEnabled, setRenameEnabled = member(bool, "renameEnabled", False)
+    editEnabled, setEditEnabled = member(bool, "editEnabled", False)
+    selectNodeUponCreation, setSelectNodeUponCreation = member(bool, "selectNodeUponCreation", True)
+    baseName, setBaseName = member(str, "baseName", "")
+
+    def __init__(self, parent=None) -> None:
+        super().__init__(parent)
+        self._combo = QtWidgets.QComboBox()
+        self._combo.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._combo)
+        self.setFocusProxy(self._combo)
+        self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus)
+        self._scene, self._current = None, None
+        self._attributes: dict[tuple[str, str], str | None] = {}
+        self._observed: list = []  # (object, tag)
+        self._combo.activated.connect(self._on_activated)
+        observed = self._observed
+        self.destroyed.connect(lambda: _unobserve(observed))
+        self.setEnabled(False)  # no scene yet
+
+    # -- scene and node ---------------------------------------------------------------------------------------------
+    def mrmlScene(self):
+        return self._scene
+
+    def setMRMLScene(self, scene) -> None:
+        self._scene = scene
+        self.setEnabled(scene is not None)
+        self._fill()
+
+    def addAttribute(self, node_type: str, name: str, value=None) -> None:
+        """List nodes of a class only if they have the attribute (with that value, where one is given)."""
+        self._attributes[node_type, name] = None if value is None else str(value)
+        self._fill()
+
+    def removeAttribute(self, node_type: str, name: str) -> None:
+        self._attributes.pop((node_type, name), None)
+        self._fill()
+
+    def currentNode(self):
+        return self._current
+
+    def setCurrentNode(self, node) -> None:
+        """Choose a node, by itself or by its ID; a node that is not listed chooses none."""
+        if isinstance(node, str):
+            node = self._scene.GetNodeByID(node) if self._scene else None
+        self._choose(node if node in self._nodes() else None)
+
+    def setCurrentNodeID(self, node_id: str) -> None:
+        self.setCurrentNode(node_id)
+
+    def _current_id(self) -> str:
+        return self._current.GetID() or "" if self._current else ""
+
+    currentNodeID = QtCore.Property(str, _current_id, setCurrentNodeID)
+
+    def nodeCount(self) -> int:
+        return len(self._nodes())
+
+    def nodeFromIndex(self, index: int):
+        return self._nodes()[index]
+
+    def setCurrentNodeIndex(self, index: int) -> None:
+        self._choose(self._nodes()[index] if 0 <= index < self.nodeCount() else None)
+
+    def addNode(self, node_type: str = ""):
+        """Make a node, as the entry "Create new …" does, and choose it."""
+        node = self._scene.CreateNodeByClass(node_type or self.nodeTypes[0])
+        node.UnRegister(None)
+        node.SetName(self._scene.GenerateUniqueName(self.baseName or node.GetNodeTagName()))
+        for (kind, name), value in self._attributes.items():
+            if node.IsA(kind):
+                node.SetAttribute(name, value or "")
+        self._scene.AddNode(node)
+        if self.selectNodeUponCreation:
+            self._choose(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
+    def removeCurrentNode(self) -> None:
+        self._scene.RemoveNode(self._current)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+    def _nodes(self) -> list:
+        """The listed nodes in the order of the scene."""
+        nodes = self._scene.GetNodes() if self._scene else vtk.vtkCollection()
+        return [n for n in (nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())) if self._lists(n)]
+
+    def _lists(self, node) -> bool:
+        name = node.GetClassName()
+        fits = any(node.IsA(t) if self.showChildNodeTypes else name == t for t in self.nodeTypes)
+        if not fits or name in self.hideChildNodeTypes or (node.GetHideFromEditors() and not self.showHidden):
+            return False
+        return all(node.GetAttribute(key) is not None if value is None else node.GetAttribute(key) == value
+                   for (kind, key), value in self._attributes.items() if node.IsA(kind))
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node(self, scene, event: str, node) -> None:
+        if event == "NodeAddedEvent" and self._lists(node):
+            self.nodeAdded.emit(node)
+        self._fill()
+
+    def _on_change(self, caller, event: str) -> None:
+        self._fill()
+
+    def _fill(self) -> None:
+        """Bring the list up to date; where the chosen node has gone, choose none or, without none, the first."""
+        if self._scene is not None and self._scene.IsBatchProcessing():
+            return
+        nodes = self._nodes()
+        self._observe(nodes)
+        kept = self._current if self._current in nodes else None
+        if kept is None and nodes and not self.noneEnabled:
+            kept = nodes[0]
+        entries = [(self.noneDisplay, None)] if self.noneEnabled else []
+        entries += [(n.GetName() or "", n) for n in nodes]
+        if self.addEnabled:
+            entries += [(f"Create new {_label(t)}", ("add", t)) for t in self.nodeTypes]
+        if self.removeEnabled and kept is not None:
+            entries.append((f"Delete current {_label(kept.GetClassName())}", ("remove", None)))
+        self._entries = [what for _, what in entries]
+        self._combo.clear()
+        self._combo.addItems([text for text, _ in entries])
+        self._choose(kept)
+
+    def _observe(self, nodes: list) -> None:
+        _unobserve(self._observed)
+        if self._scene is None:
+            return
+        for name in _EVENTS:
+            handler = self._on_node if name.startswith("Node") else self._on_change
+            event = getattr(mrml.vtkMRMLScene, name)
+            self._observed.append((self._scene, self._scene.AddObserver(event, handler)))
+        for node in nodes:
+            self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_renamed)))
+
+    def _on_renamed(self, node, event: str) -> None:
+        if node in self._entries:
+            self._combo.setItemText(self._entries.index(node), node.GetName() or "")
+        if not self._lists(node) or node not in self._entries:
+            self._fill()
+
+    def _choose(self, node) -> None:
+        self._combo.setCurrentIndex(self._entries.index(node) if node in self._entries else -1)
+        if node is not self._current:
+            self._current = node
+            self.currentNodeChanged[object].emit(node)
+            self.currentNodeChanged[bool].emit(node is not None)
+            self.currentNodeIDChanged.emit(self._current_id())
+
+    def _on_activated(self, index: int) -> None:
+        chosen = self._entries[index]
+        if not isinstance(chosen, tuple):
+            self._choose(chosen)
+        elif chosen[0] == "add":
+            self.addNode(chosen[1])
+        else:
+            self.removeCurrentNode()
+
+
+def _unobserve(observed: list) -> None:
+    while observed:
+        target, tag = observed.pop()
+        target.RemoveObserver(tag)
+
+
+def _label(class_name: str) -> str:
+    return class_name.removeprefix("vtkMRML").removesuffix("Node")
