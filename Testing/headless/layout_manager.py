@@ -17,7 +17,12 @@ class _ViewWidget:
 
     def __init__(self, view: QtWidgets.QWidget, node) -> None:
         self._view, self._node = view, node
-        self.frame = as_widget(view, node.GetLayoutLabel() or node.GetLayoutName())
+        self.frame, self._title = as_widget(view)
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified)
+        self._on_modified(node, None)
+
+    def _on_modified(self, node, event) -> None:
+        self._title.setText(node.GetLayoutLabel() or node.GetLayoutName() or "")
 
 
 class SliceWidget(_ViewWidget):
@@ -196,13 +201,14 @@ class LayoutManager:
         else:
             group = QtWidgets.QSplitter(QtCore.Qt.Orientation.Vertical if vertical else
                                         QtCore.Qt.Orientation.Horizontal)
-        for index in range(element.GetNumberOfNestedElements()):
-            for child in _children(element.GetNestedElement(index)):
+        items = [element.GetNestedElement(i) for i in range(element.GetNumberOfNestedElements())]
+        for item in items:
+            for child in _children(item):
                 widget = self._build(child)
                 group.addTab(widget, "") if isinstance(group, QtWidgets.QTabWidget) else group.addWidget(widget)
                 widget.show()
         if isinstance(group, QtWidgets.QSplitter):
-            group.setSizes([1000] * element.GetNumberOfNestedElements())
+            group.setSizes([int(item.GetAttribute("splitSize") or 500) for item in items])
         return group
 
     def _frame_of(self, element) -> QtWidgets.QWidget:

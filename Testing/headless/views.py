@@ -315,14 +315,13 @@ class TableView(QtWidgets.QTableWidget):
         self.resizeColumnsToContents()
 
 
-def as_widget(view: QtWidgets.QWidget, title: str) -> QtWidgets.QWidget:
-    """A frame around a view with its name above, as the view controller bar of the application has it."""
-    frame = QtWidgets.QWidget()
+def as_widget(view: QtWidgets.QWidget) -> tuple[QtWidgets.QWidget, QtWidgets.QLabel]:
+    """A frame around a view and the label above it, as the view controller bar of the application has one."""
+    frame, title = QtWidgets.QWidget(), QtWidgets.QLabel()
     box = QtWidgets.QVBoxLayout(frame)
     box.setContentsMargins(1, 1, 1, 1)
     box.setSpacing(0)
-    label = QtWidgets.QLabel(title)
-    label.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
-    box.addWidget(label)
+    title.setAlignment(QtCore.Qt.AlignmentFlag.AlignCenter)
+    box.addWidget(title)
     box.addWidget(view, 1)
-    return frame
+    return frame, title
