@@ -33,7 +33,10 @@ def orientations():
         yield directions
 
 
-def grid(directions=np.eye(3), spacing=(0.7, 0.9, 2.5), origin=(-30.25, 17.5, -1200.125), oblique=False):
+STRAIGHT = np.eye(3)
+
+
+def grid(directions=STRAIGHT, spacing=(0.7, 0.9, 2.5), origin=(-30.25, 17.5, -1200.125), oblique=False):
     """IJK to RAS, 4 x 4."""
     matrix = np.eye(4)
     matrix[:3, :3] = directions * spacing

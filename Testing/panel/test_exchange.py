@@ -15,7 +15,7 @@ from diffusion_panel.geometry import ExchangeError
 from . import exchanging as ex
 
 SHAPE = (3, 4, 5)
-CLOSE = dict(rtol=0, atol=1e-4)  # mm
+CLOSE = {"rtol": 0, "atol": 1e-4}  # mm
 PARENTS = {
     "rotated": [ex.rotation((50, (0, 1, 0.4)))],
     "moved": [ex.grid(origin=(12.5, -3.25, 700.0), spacing=(1, 1, 1))],
@@ -317,11 +317,11 @@ def test_a_single_sinogram_stays_whole(tmp_path):
 @pytest.mark.parametrize(
     "content,words",
     [
-        (dict(sinogram=np.zeros((4, 5))), "lacks the arrays"),
-        (dict(sinogram=np.zeros((4, 5)), geometry="{"), "isn't readable JSON"),
-        (dict(sinogram=np.zeros((4, 5)), geometry="{}"), "lacks type, angles_deg, bins, bin_mm"),
-        (dict(sinogram=np.zeros((4, 5)), geometry="3"), "lacks type, angles_deg, bins, bin_mm"),
-        (dict(sinogram=np.zeros(5), geometry="{}"), "has 1 axes of type float64"),
+        ({"sinogram": np.zeros((4, 5))}, "lacks the arrays"),
+        ({"sinogram": np.zeros((4, 5)), "geometry": "{"}, "isn't readable JSON"),
+        ({"sinogram": np.zeros((4, 5)), "geometry": "{}"}, "lacks type, angles_deg, bins, bin_mm"),
+        ({"sinogram": np.zeros((4, 5)), "geometry": "3"}, "lacks type, angles_deg, bins, bin_mm"),
+        ({"sinogram": np.zeros(5), "geometry": "{}"}, "has 1 axes of type float64"),
         (b"not a file of arrays", "can't be read as projections"),
     ],
 )
