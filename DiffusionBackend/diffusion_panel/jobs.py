@@ -59,9 +59,9 @@ class Job:
     node. record : `result.json`. started, ended : seconds since 1970. Signals (each called with the job) : changed
     for every news, previewed, finished once at the end."""
 
-    def __init__(self, transfer: Transfer, *, method: str, title: str = "", plan_only: bool = False) -> None:
+    def __init__(self, transfer: Transfer, *, method: str, plan_only: bool = False) -> None:
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.transfer, self.method, self.title, self.plan_only = transfer, method, title, plan_only
+        self.transfer, self.method, self.plan_only = transfer, method, plan_only
         self.state = "queued"
         self.progress: dict[str, Any] = {}
         self.plan: dict[str, Any] | None = None
@@ -75,6 +75,11 @@ class Job:
         self.ended: float | None = None
         self.changed, self.previewed, self.finished = Signal(), Signal(), Signal()
         self.cancel_asked = False
+
+    @property
+    def title(self) -> str:
+        """Name of the input, for the screen alone."""
+        return self.transfer.title
 
     @property
     def is_over(self) -> bool:
@@ -92,6 +97,7 @@ class Transfer:
     so that the application handles its events in between; both run on the GUI thread."""
 
     parts = 1  # runs of the engine in one job (frames of a sequence)
+    title = ""
 
     def export(self, part: int) -> Iterator[None]:
         """Copy what the job needs; afterwards `job` and `arrays` (file name -> array) are what is to be written."""
@@ -104,6 +110,10 @@ class Transfer:
     def finish(self, complete: bool) -> dict[str, Any]:
         """The nodes of the job after its last part; when not `complete` only what a cancelled job may keep."""
         raise NotImplementedError
+
+    def secrets(self) -> list[str]:
+        """Names and paths that no report may hold."""
+        return []
 
     job: Mapping[str, Any]
     arrays: dict[str, np.ndarray]

@@ -138,14 +138,14 @@ def write_job(folder: Path, job: Mapping[str, Any], arrays: dict[str, np.ndarray
     os.replace(partial, folder / JOB)
 
 
-def read_result(folder: Path, stop: threading.Event) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_result(folder: Path, stop: threading.Event | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """`result.json` of a job folder, and the array of every output that has one. Raises OSError, ValueError,
     Stopped."""
     result = folder / "result"
     record = json.loads((result / RESULT).read_text(encoding="utf-8"))
     arrays = {}
     for name, described in record["outputs"].items():
-        if stop.is_set():
+        if stop and stop.is_set():
             raise Stopped
         if "file" in described:
             arrays[name] = np.load(result / Path(described["file"]).name, allow_pickle=False)

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from . import process
 from .jobs import Cancelled, EngineFailure, Job, end
+from .provenance import domain_warning
 from .recovery import CANCEL, Background, Folders, Stopped, is_complete, read_result, write_job
 
 PATIENCE_SECONDS = 2.0  # how long a cancelled run may take to stop by itself
@@ -79,7 +80,7 @@ class Run:
     def _engine(self, part: int) -> Iterator[None]:
         """Until the engine is done with the folder. Raises what it has to say."""
         assert self.folder
-        again = self.worker.ready  # a warm worker may reach its idle end in this very moment
+        again = self.worker.ready  # a warm worker may come to its end in this very moment
         self.worker.send(self.folder)
         self.engine_works = True
         self._enter("running")
@@ -90,7 +91,7 @@ class Run:
                 watch.hear(event)
             code = self.worker.exit_code()
             if code is not None and not watch.over:
-                if again and code == 0 and not watch.heard:
+                if again and not watch.heard:
                     again = False
                     self._start()
                     self.worker.send(self.folder)
@@ -114,6 +115,9 @@ class Run:
         yield from self._background(lambda stop: read_result(folder, stop))
         record, arrays = self.thread.result  # type: ignore[union-attr]
         self.job.record = record
+        outside = domain_warning(record)
+        if outside and outside not in self.job.warnings:
+            self.job.warnings.append(outside)
         for _step in self.job.transfer.take(record, arrays, part):
             yield from self._pause()
 
@@ -214,7 +218,7 @@ class Watch:
         """The process ended without ending the job."""
         self.over = True
         if not is_complete(self.folder) and self.failure is None:
-            kind, message, remedy = process.describeend(code, log)
+            kind, message, remedy = process.describe_end(code, log)
             self.failure = EngineFailure(message, remedy, kind)
 
     def lingers(self) -> bool:
@@ -228,7 +232,7 @@ class Watch:
         if self.job.plan_only and self.code == 0:
             return
         if self.code or not is_complete(self.folder):
-            kind, message, remedy = process.describeend(self.code, self.job.log)
+            kind, message, remedy = process.describe_end(self.code, self.job.log)
             raise EngineFailure(message, remedy, kind)
 
     def _preview(self, event: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ def create_sequence(
 ) -> Any:
     """A sequence node of these descriptions and arrays; synchronised with `like` (sequence, browser, the volume that
     shows one, or None) when both have as many frames."""
-    source = like if like is not None and _is_sequence(like) and frames(like) == len(items) else None
+    source = like if like is not None and is_sequence(like) and frames(like) == len(items) else None
     sequence = new_sequence(source, name)
     for index, (description, array) in enumerate(items):
         neighbour = frame(source, index) if source is not None else None
@@ -102,7 +102,8 @@ def create_sequence(
     return sequence
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Whether a node or Frame is a sequence, a browser, or a volume that shows a sequence."""
     node = parts(value)[0]
     return node.IsA("vtkMRMLSequenceBrowserNode") or node.IsA("vtkMRMLSequenceNode") or showing(node) is not None
 
