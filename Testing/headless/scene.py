@@ -42,7 +42,7 @@ class Scene:
         colors.SetMRMLScene(self.scene)
         colors.AddDefaultColorNodes()
         self.logics = {name: self._logic(name, kind) for name, kind in LOGICS.items()}
-        # The module's own colour logic wants colour files that the wheel lacks; it gives legends, the plain one the rest.
+        # The module's own colour logic wants colour files that the wheel lacks: it only gives legends.
         self._colors = self.logics["Colors"]
         self.scene.RegisterNodeClass(mrml.vtkMRMLColorLegendDisplayNode())
         self.logics["Colors"] = mrml.vtkSlicerColorLogic()
