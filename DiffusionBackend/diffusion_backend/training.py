@@ -34,12 +34,18 @@ class Phase:
     """A stretch of the training: which part it updates, its share of the whole budget, its loss.
 
     loss(parts, batch, generator) -> scalar; `generator` is the torch generator of this step.
+    partner : takes every second step of the stretch (alternate training); its share isn't used.
+    fresh : the learning rate starts anew here instead of going on with the cosine of the phase before.
+    rate : factor of the learning rate.
     """
 
     name: str
     part: str
     share: float
     loss: Callable[[Parts, dict[str, Tensor], torch.Generator], Tensor]
+    partner: Phase | None = None
+    fresh: bool = False
+    rate: float = 1.0
 
 
 class Recipe(Protocol):
@@ -72,6 +78,7 @@ class Settings:
     device: str = "cpu"
     bfloat16: bool = True
     checkpoint_minutes: float = 10.0
+    only: str = ""  # name of the one phase to train; empty = all
 
 
 class Ema:
@@ -115,7 +122,7 @@ class Training:
             dist.init_process_group("nccl" if settings.device.startswith("cuda") else "gloo")
         self.parts = new_parts(recipe, settings.seed)
         for name, module in self.parts.items():
-            if init:
+            if init and name in init:
                 module.load_state_dict({k: v.float() for k, v in init[name].items()})
             module.to(settings.device)
         self.ema = Ema(self.parts, settings.ema)
@@ -137,23 +144,27 @@ class Training:
             share = float(shared)
         return share
 
-    def phase(self, progress: float) -> Phase:
-        phases, end = self.recipe.phases(), 0.0
-        for phase in phases:
-            end += phase.share / sum(p.share for p in phases)
-            if progress < end:
-                return phase
-        return phases[-1]
+    def phase(self, progress: float) -> tuple[Phase, float]:
+        """The phase at this share of the budget, and how far its cosine of the learning rate is, 0 to 1."""
+        phases = [p for p in self.recipe.phases() if self.settings.only in ("", p.name)]
+        ends = np.cumsum([p.share for p in phases]) / sum(p.share for p in phases)
+        index = min(int(np.searchsorted(ends, progress, side="right")), len(phases) - 1)
+        starts = [0.0, *(float(ends[i - 1]) for i, p in enumerate(phases) if p.fresh and i), 1.0]
+        begin = max(s for s in starts[:-1] if s <= progress or s == 0)
+        end = starts[starts.index(begin) + 1]
+        phase = phases[index]
+        return (phase.partner if phase.partner and self.step % 2 else phase), (progress - begin) / (end - begin)
 
     def advance(self, progress: float) -> tuple[str, float]:
         """One optimisation step; returns the phase's name and the loss."""
-        settings, phase = self.settings, self.phase(progress)
+        settings = self.settings
+        phase, within = self.phase(progress)
         rng = np.random.default_rng((settings.seed, self.step, self.rank))
         generator = torch.Generator(settings.device).manual_seed(int(rng.integers(2**62)))
         batch = {k: v.to(settings.device) for k, v in self.recipe.batch(phase, rng).items()}
         module, optimiser = self.parts[phase.part], self.optimisers[phase.part]
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress, self.step, settings.learning_rate, settings.warm_up)
+            group["lr"] = phase.rate * learning_rate(within, self.step, settings.learning_rate, settings.warm_up)
         device_type = settings.device.split(":")[0]
         with torch.autocast(device_type, torch.bfloat16, enabled=settings.bfloat16):
             loss = phase.loss(self.parts, batch, generator)
@@ -263,16 +274,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model (id or folder)")
+    parser.add_argument("--only", metavar="PHASE", default="", help="train this phase of the recipe only")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         output=options.output, steps=options.steps, minutes=options.minutes, learning_rate=options.learning_rate,
         seed=options.seed, device=options.device, bfloat16=not options.float32,
-        checkpoint_minutes=options.checkpoint_minutes,
+        checkpoint_minutes=options.checkpoint_minutes, only=options.only,
     )  # fmt: skip
     initial = models.load_bundle(options.init) if options.init else None
     recipe = recipes.RECIPES[options.recipe](options.data)
+    if options.only not in ("", *(phase.name for phase in recipe.phases())):
+        names = ", ".join(phase.name for phase in recipe.phases())
+        raise InputError(f"The recipe has no phase '{options.only}'; it has: {names}.", "Choose one with --only.")
     training = Training(recipe, settings, initial.parts if initial else None)
     if initial and "training" in initial.card:
         before = initial.card["training"]
@@ -294,7 +309,7 @@ def main(arguments: list[str]) -> int:
             "steps": state.earlier["steps"] + state.step,
             "hours": round(state.earlier["hours"] + state.seconds / 3600, 2),
             "curve": state.curve,
-            "validation": {k: v for k, v in row.items() if k.startswith(("score", "rmse"))},
+            "validation": {k: v for k, v in row.items() if k.startswith(("score", "rmse", "dice"))},
         }
         models.save_bundle(options.output / options.recipe, card, state.ema.state)
 

@@ -1,9 +1,13 @@
 """OpenKBP: head-and-neck CT with contours (Babier et al. 2021, doi:10.1002/mp.14845), repository ababier/open-kbp.
 
 Two layouts are read: the published `provided-data` (per patient a folder of sparse CSV files) and packed patients, one
-`SPLIT_pt_NNN.npz` each. Published arrays run to the patient's posterior, left and inferior; here everything is (k, j, i)
-of an LPS volume: k to superior, j to posterior, i to left. Stored CT values are HU + 1024 (known to about 25 HU).
+`SPLIT_pt_NNN.npz` each. Published arrays run to the patient's posterior, left and inferior; here everything is
+(k, j, i) of an LPS volume: k to superior, j to posterior, i to left. Stored CT values are HU + 1024 (known to about
+25 HU).
 A structure without a file was not contoured: it is unlabelled, not absent.
+
+In a hundred of the patients the CT of the outer slices is kept near the contours only: a network would see the answer.
+Such slices (a fifth of the contoured ones) don't count as scanned; train and measure on scanned slices.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from ..errors import InputError
 
@@ -25,6 +30,7 @@ STRUCTURES = ("Brainstem", "SpinalCord", "RightParotid", "LeftParotid", "Esophag
 BITS = (*STRUCTURES, "PTV56", "PTV63", "PTV70", "possible_dose_mask")  # bit b of the packed masks
 SPLITS = {"train": range(1, 201), "validation": range(201, 241), "test": range(241, 341)}  # official
 SHAPE = (SIDE, SIDE, SIDE)
+BODY_MM2 = 6500.0                         # less CT outside the organs isn't a whole slice of neck or head
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Patient:
     """One patient; arrays [k, j, i].
 
     hu : int16. masks : uint16, bit b = BITS[b]. present : names from BITS that were contoured. spacing : mm (i, j, k).
-    scanned : (first, last + 1) slice with CT values."""
+    scanned : (first, last + 1), the longest run of slices with a body in them, see `with_body`."""
 
     name: str
     split: str
@@ -110,11 +116,29 @@ def unpack(packed: dict[str, np.ndarray], number: int) -> Patient:
                          f"but {SHAPE} is needed.")
     ct, masks = (np.ascontiguousarray(packed[k].transpose(2, 0, 1)[::-1]) for k in ("ct", "structures"))
     v0, v1, v2 = (float(v) for v in packed["voxel_mm"])
-    filled = np.flatnonzero(ct.any(axis=(1, 2)))
-    scanned = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, 0)
     hu = (np.clip(ct, 0, LARGEST) - OFFSET).astype(np.int16)
     present = tuple(name for name in BITS if name in set(packed["present"].tolist()))
+    scanned = longest_run(with_body(ct, masks, v0 * v1))
     return Patient(f"pt_{number}", split_of(number), hu, masks, present, (v1, v0, v2), scanned)
+
+
+def with_body(ct: np.ndarray, masks: np.ndarray, pixel_mm2: float) -> np.ndarray:
+    """Slices (boolean [k]) with at least 65 cm2 of CT outside the organs, whose organs aren't surrounded by nothing."""
+    organs = (masks & (2 ** len(STRUCTURES) - 1)) > 0
+    filled = ct > 0
+    around = ndimage.binary_dilation(organs, np.ones((1, 3, 3))) & ~organs
+    empty = (around & ~filled).sum((1, 2)) > 0.5 * around.sum((1, 2))
+    return ((filled & ~organs).sum((1, 2)) * pixel_mm2 >= BODY_MM2) & ~empty
+
+
+def longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """(first, last + 1) of the longest run of true flags; (0, 0) where there is none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    runs = edges.reshape(-1, 2)
+    if not len(runs):
+        return 0, 0
+    first, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    return int(first), int(end)
 
 
 def read_published(folder: Path, number: int) -> dict[str, np.ndarray]:
@@ -140,7 +164,7 @@ def _table(file: Path, columns: int) -> np.ndarray:
     if len(numbers) % columns:
         raise InputError(f"'{file}' is damaged: a voxel has no value.", "Get the file again.")
     table = numbers.reshape(-1, columns).T
-    if table.size and not (0 <= table[0].min() and table[0].max() < SIDE**3):
+    if table.size and (table[0].min() < 0 or table[0].max() >= SIDE**3):
         raise InputError(f"'{file}' has voxel indices outside 0 to {SIDE**3 - 1}.", "Get the file again.")
     return table
 

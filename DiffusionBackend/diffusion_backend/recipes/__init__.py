@@ -6,5 +6,6 @@ from pathlib import Path
 from ..training import Recipe
 from .ct_image import CtImage
 from .ct_sinogram import CtSinogram
+from .hidiff import HiDiff
 
-RECIPES: dict[str, Callable[[Path], Recipe]] = {"ct-image": CtImage, "ct-sinogram": CtSinogram}
+RECIPES: dict[str, Callable[[Path], Recipe]] = {"ct-image": CtImage, "ct-sinogram": CtSinogram, "hidiff": HiDiff}
