@@ -16,7 +16,6 @@ from collections.abc import Callable
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 from shiboken6 import Shiboken
 
-_get = QtCore.QObject.__getattribute__
 _set = Shiboken.Object.__setattr__
 _connect, _disconnect = QtCore.QObject.connect, QtCore.QObject.disconnect
 _links: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # object -> [(signature, callable, what Qt calls)]
@@ -51,7 +50,8 @@ def is_cpp(kind: type) -> bool:
 
 def _patch(kind: type) -> None:
     properties_as_attributes(kind)
-    kind.__getattribute__ = _getattribute
+    if "__getattribute__" in kind.__dict__:  # some classes have their own, for methods that are static and not
+        kind.__getattribute__ = _getattribute(kind.__getattribute__)
     kind.__setattr__ = _setattr
     if hasattr(kind, "exec") and not hasattr(kind, "exec_"):
         kind.exec_ = kind.exec
@@ -96,16 +96,23 @@ def _method(kind: type, name: str) -> Callable | None:
     return found if callable(found) and not static else None
 
 
-def _getattribute(self, name: str):
-    if name == "connect":
-        return lambda signal, *target: connect(self, signal, *target)
-    if name == "disconnect":
-        return lambda signal, *target: disconnect(self, signal, *target)
-    return _get(self, name)
+def _getattribute(original: Callable) -> Callable:
+    """Attribute access with our `connect`: PySide6 resolves it on the object, whatever the class says."""
+
+    def get(self, name: str):
+        if name == "connect":
+            return lambda signal, *target: connect(self, signal, *target)
+        if name == "disconnect":
+            return lambda signal, *target: disconnect(self, signal, *target)
+        return original(self, name)
+
+    return get
 
 
 def _setattr(self, name: str, value) -> None:
     kind = type(self)
+    if isinstance(value, QtCore.QObject) and is_cpp(kind) and value.objectName == name:
+        return  # QUiLoader of PySide6 hands a panel its children as attributes; PythonQt finds them by name
     declared = inspect.getattr_static(kind, name, None)
     if isinstance(declared, QtCore.Property):  # PySide6 sees these in its own, replaced __setattr__ only
         if declared.fset is None:
