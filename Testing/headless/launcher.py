@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         except SystemExit as end:
             app.exit(end.code if isinstance(end.code, int) else int(end.code is not None))
             return
-        except Exception:  # noqa: BLE001  (a script may raise anything; the application goes on or ends with 1)
+        except Exception:
             traceback.print_exc()
             state["failed"] = True
         if app.commandOptions().runPythonAndExit:
@@ -92,16 +92,16 @@ def _execute(code: str | None, script: Path | None, arguments: list[str]) -> Non
     main_module = types.ModuleType("__main__")
     sys.modules["__main__"] = main_module
     names = main_module.__dict__
-    exec("import slicer, qt, ctk, vtk", names)  # noqa: S102
+    exec("import slicer, qt, ctk, vtk", names)
     if code is not None:
-        exec(compile(code, "<python-code>", "exec"), names)  # noqa: S102
+        exec(compile(code, "<python-code>", "exec"), names)
     if script is not None:
         if not script.is_file():
             print(f"There is no script '{script}'.", file=sys.stderr)
             raise SystemExit(1)
         sys.argv = [str(script), *arguments]
         names["__file__"] = str(script)
-        exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), names)  # noqa: S102
+        exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), names)
 
 
 if __name__ == "__main__":

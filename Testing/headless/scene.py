@@ -25,7 +25,7 @@ LOGICS = {
 
 
 class Scene:
-    """`scene`, `app_logic` and `logics` (module name -> logic). The remote logic is kept: bundles are read through it."""
+    """`scene`, `app_logic` and `logics` (module name -> logic)."""
 
     def __init__(self, cache: str) -> None:
         self.scene = mrml.vtkMRMLScene()
