@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -23,6 +25,7 @@ _links: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # object -> [(s
 
 def install() -> None:
     """Patch every QObject class of the Qt modules, parents first."""
+    _keep_none_alive()
     found = set()
     for module in (QtCore, QtGui, QtWidgets, QtUiTools):
         for name in dir(module):
@@ -33,6 +36,13 @@ def install() -> None:
         _patch(kind)
     name = QtGui.QColor.name
     QtGui.QColor.name = lambda self, form=0: name(self, QtGui.QColor.NameFormat(form))
+
+
+def _keep_none_alive() -> None:
+    """PySide6 6.12 hands None out without counting it, as if it lived for ever, which it does from Python 3.12 on only:
+    after some ten thousand calls an older Python would end ("deallocating None")."""
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 def properties_as_attributes(kind: type) -> None:
