@@ -23,6 +23,7 @@ from vtk.util import numpy_support
 from . import segmentations, sequences
 from .geometry import (
     ExchangeError,
+    alive,
     image_of,
     living,
     name_of,
@@ -39,6 +40,7 @@ GEOMETRY = "DiffusionModels.Geometry"  # attribute of a volume of projections: J
 UNIT = "DiffusionModels.Unit"
 ACQUISITION_KEYS = ("type", "angles_deg", "bins", "bin_mm")
 CODES = {"HU": ("[hnsf'U]", "UCUM", "Hounsfield unit"), "Gy": ("Gy", "UCUM", "Gray")}  # as DICOM names the units
+WINDOW_SAMPLE = 100_000  # voxels from which a window is taken
 STORABLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 Read = tuple[dict[str, Any], "np.ndarray | None"]
@@ -100,7 +102,13 @@ def create(
     if description.get("kind") == "sequence":
         frame = {k: v for k, v in description.items() if k != "axes"} | {"kind": "volume"}
         return sequences.create_sequence([(frame, part) for part in array], name, like, create)
-    node = _volume_node(_storable(array), name)
+    stored = _storable(array)
+    node = slicer.mrmlScene.AddNewNodeByClass(
+        "vtkMRMLScalarVolumeNode" if stored.ndim == 3 else "vtkMRMLVectorVolumeNode",
+        slicer.mrmlScene.GenerateUniqueName(name),
+    )
+    _show(node, stored, description, like)
+    node.SetAndObserveImageData(_image(stored))
     if description.get("kind") == "projections":
         _describe_projections(node, description)
     else:
@@ -108,7 +116,6 @@ def create(
     if np.iscomplexobj(array):
         node.SetAttribute(COMPLEX, "1")
     _set_unit(node, description.get("unit", ""))
-    node.CreateDefaultDisplayNodes()
     put_beside(node, like)
     return node
 
@@ -226,7 +233,9 @@ def _plain(kind: str, value: Any) -> dict[str, Any]:
         return {"kind": kind, "columns": [column.GetName() for column in columns], "rows": cells}
     if kind not in ("text", "file"):
         raise ExchangeError(_("Inputs of the kind '{kind}' aren't known to this version.").format(kind=kind))
-    if kind == "file" and not os.path.exists(value or ""):
+    if value is None:
+        raise ExchangeError(_("No {kind} is chosen. Choose one.").format(kind=kind))
+    if kind == "file" and not os.path.exists(value):
         raise ExchangeError(_("There is no file '{path}'. Choose another one.").format(path=value))
     if isinstance(value, (str, os.PathLike)):
         return {"kind": kind, "text": os.fspath(value)}
@@ -273,19 +282,36 @@ def _storable(array: np.ndarray) -> np.ndarray:
     return array.astype({"b": np.uint8}.get(array.dtype.kind, np.float32 if array.itemsize < 4 else np.float64))
 
 
-def _volume_node(array: np.ndarray, name: str) -> Any:
-    """A volume node with a copy of an array (k, j, i) or (k, j, i, component)."""
-    class_name = "vtkMRMLScalarVolumeNode" if array.ndim == 3 else "vtkMRMLVectorVolumeNode"
+def _image(array: np.ndarray) -> vtk.vtkImageData:
+    """Image data with a copy of an array (k, j, i) or (k, j, i, component)."""
     image = vtk.vtkImageData()
     image.SetDimensions(*array.shape[2::-1])
-    kind = numpy_support.get_vtk_array_type(array.dtype)
-    image.AllocateScalars(kind, 1 if array.ndim == 3 else array.shape[3])
+    components = 1 if array.ndim == 3 else array.shape[3]
+    image.AllocateScalars(numpy_support.get_vtk_array_type(array.dtype), components)
     if array.size:
         target = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
         np.copyto(target.reshape(array.shape), array)
-    node = slicer.mrmlScene.AddNewNodeByClass(class_name, slicer.mrmlScene.GenerateUniqueName(name))
-    node.SetAndObserveImageData(image)
-    return node
+    return image
+
+
+def _show(node: Any, array: np.ndarray, description: Mapping[str, Any], like: Any) -> None:
+    """Display node of a volume that has no image data yet, with the window of `like` where the two are compared.
+
+    Without a window the display would take it from a histogram of all voxels: a second for a large CT."""
+    node.CreateDefaultDisplayNodes()
+    if array.ndim != 3 or not array.size:
+        return
+    display, neighbour = node.GetDisplayNode(), parts(like)[1] if alive(like) else None
+    display.AutoWindowLevelOff()
+    unit, role = description.get("unit", ""), description.get("display", "compare")
+    shown = neighbour.GetDisplayNode() if neighbour is not None and neighbour.IsA("vtkMRMLScalarVolumeNode") else None
+    if shown is not None and role == "compare" and _unit_of(neighbour, unit) == unit:
+        display.SetWindowLevel(shown.GetWindow(), shown.GetLevel())
+        return
+    sample = array.ravel()[:: max(1, array.size // WINDOW_SAMPLE)]
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, (0.5, 99.5)) if sample.size else (0.0, 1.0)
+    display.SetWindowLevelMinMax(float(low), float(max(high, low + 1e-6 * max(1.0, abs(low)))))
 
 
 def _describe_projections(node: Any, description: Mapping[str, Any]) -> None:

@@ -47,8 +47,10 @@ def crop(description: Mapping[str, Any], array: np.ndarray, slab: Slab) -> tuple
     The axis counts from k; projections (slice, view, bin) are cut along their slices, a single sinogram isn't."""
     axis, start, stop = slab
     described = dict(description)
-    if "acquisition" in described and array.ndim < 3:
-        return described, array
+    if "acquisition" in described:
+        if array.ndim < 3:
+            return described, array
+        axis = 0
     first = 1 if described.get("axes", [{"name": "k"}])[0]["name"] == "frame" else 0
     size = array.shape[first + axis]
     if not 0 <= start < stop <= size:

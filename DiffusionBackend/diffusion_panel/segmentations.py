@@ -42,7 +42,7 @@ def labels_of(value: Any, reference: Any = None) -> tuple[np.ndarray, np.ndarray
     value : segmentation node (all segments), (segmentation node, {name: segment id} or None), or label map volume.
     reference : volume node or Frame whose grid is used; None takes the data's own.
     """
-    node, wanted = value if isinstance(value, tuple) and type(value) is tuple else (value, None)
+    node, wanted = value if type(value) is tuple else (value, None)  # a Frame is a tuple, too
     if hasattr(node, "IsA") and node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _from_label_map(node, reference)
     living(node, "vtkMRMLSegmentationNode", _("segmentation"))

@@ -264,6 +264,7 @@ def hollow():
         ("projections", lambda: "/nowhere/x.npz", "There is no file '/nowhere/x.npz'"),
         ("table", lambda: None, "No table is chosen"),
         ("text", lambda: None, "No text is chosen"),
+        ("file", lambda: None, "No file is chosen"),
         ("file", lambda: "/nowhere/x", "There is no file '/nowhere/x'"),
         ("dream", lambda: "x", "kind 'dream' aren't known"),
     ],
@@ -304,8 +305,9 @@ def test_projections_in_a_node_and_in_a_file_are_the_same(tmp_path):
     again = ex.as_item(tmp_path, exchange.export("projections", back))
     assert np.array_equal(again.array, array) and again.acquisition == ACQUISITION
     assert np.array_equal(again.geometry.ijk_to_ras, matrix) and back.GetParentTransformNode() is None
-    part = ex.as_item(tmp_path, exchange.export("projections", node, slab=(0, 1, 3)))
-    assert np.array_equal(part.array, array[1:3])
+    for axis in range(3):  # slices of the scan, whatever axis they are in the volume
+        part = ex.as_item(tmp_path, exchange.export("projections", node, slab=(axis, 1, 3)))
+        assert np.array_equal(part.array, array[1:3])
     np.testing.assert_allclose(np.array(part.geometry.ijk_to_ras)[:, 3], matrix @ (0, 0, 1, 1), **CLOSE)
 
 
@@ -332,3 +334,28 @@ def test_files_of_projections_that_lack_something(tmp_path, content, words):
         np.savez(tmp_path / "p.npz", **content)
     with pytest.raises(ExchangeError, match=words):
         exchange.export("projections", tmp_path / "p.npz")
+
+
+def window(node):
+    return node.GetDisplayNode().GetWindow(), node.GetDisplayNode().GetLevel()
+
+
+def test_a_result_to_compare_has_the_window_of_the_input_and_others_one_of_their_own():
+    node = ex.volume(ex.values(SHAPE))
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevel(350, 40)
+    array = np.linspace(-50, 150, 60).reshape(SHAPE)
+    placed = exchange.export("volume", node).description
+
+    def made(description, like=node):
+        return exchange.create(placed | description, array, name="r", like=like)
+
+    assert window(made({"unit": "HU", "display": "compare"})) == (350, 40)
+    assert not made({"unit": "HU"}).GetDisplayNode().GetAutoWindowLevel()
+    node.SetAttribute(exchange.UNIT, "HU")
+    for other in (made({"unit": "HU", "display": "overlay"}), made({"unit": "Gy"}), made({"unit": "HU"}, None)):
+        np.testing.assert_allclose(window(other), (200, 50), rtol=0.03)
+    array[...] = np.nan
+    assert window(made({"display": "overlay"}))[0] > 0
+    array[...] = 7.0
+    assert window(made({"display": "overlay"}))[0] > 0
