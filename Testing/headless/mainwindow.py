@@ -15,11 +15,12 @@ class MainWindow(QtWidgets.QMainWindow):
         self._panel_area.setWidgetResizable(True)
         self._panel_area.setHorizontalScrollBarPolicy(QtCore.Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._panel_area.setFixedWidth(panel_width)
+        self._views = layout_manager.viewport()
         centre = QtWidgets.QWidget()
         row = QtWidgets.QHBoxLayout(centre)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._panel_area)
-        row.addWidget(layout_manager.viewport(), 1)
+        row.addWidget(self._views, 1)
         self.setCentralWidget(centre)
         if panel is not None:
             self.show_panel(panel)
@@ -29,6 +30,11 @@ class MainWindow(QtWidgets.QMainWindow):
         self._panel_area.takeWidget()
         self._panel_area.setWidget(panel)
         panel.show()
+
+    def take_apart(self) -> None:
+        """Give panel and views back before the window goes; they would go with it."""
+        self._panel_area.takeWidget()
+        self._views.setParent(None)
 
     def photograph(self, path: str, width: int = 1280, height: int = 800) -> None:
         """Draw the whole window at the given size and write it as PNG."""

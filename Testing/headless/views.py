@@ -34,7 +34,8 @@ class RenderView(QtWidgets.QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._picture_size = (400, 400)  # the widget's own size changes with `resizeEvent` only
+        self.setMinimumSize(160, 120)
+        self._picture_size = (400, 400)  # until the first `resizeEvent`
         self._stale = True
         self._window = vtk.vtkRenderWindow()
         self._window.SetOffScreenRendering(1)
@@ -204,11 +205,6 @@ class ThreeDView(_ManagedView):
             camera.Reset(rotation, translation, distance, self._renderer)
         self._reset(translation, distance)
 
-    def rotateToViewAxis(self, axis: int) -> None:
-        """Look along an axis: 0 = from left, 1 = right, 2 = posterior, 3 = anterior, 4 = inferior, 5 = superior."""
-        self.cameraNode().RotateTo(axis)
-        self._reset(True, True)
-
     def cameraNode(self):
         """The camera of this view."""
         return mrml.vtkMRMLCameraDisplayableManager.SafeDownCast(self._manager("Camera")).GetCameraNode()
@@ -254,7 +250,7 @@ class PlotView(RenderView):
         if node is None:
             self.chart.SetTitle("")
             return
-        self.chart.SetTitle(node.GetTitle() if node.GetTitleVisibility() else "")
+        self.chart.SetTitle((node.GetTitle() if node.GetTitleVisibility() else "") or "")
         self.chart.SetShowLegend(node.GetLegendVisibility())
         self.chart.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(node.GetXAxisTitle() or "")
         self.chart.GetAxis(vtk.vtkAxis.LEFT).SetTitle(node.GetYAxisTitle() or "")

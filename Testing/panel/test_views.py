@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
 from diffusion_panel import views
 from diffusion_panel.views import colors, compare, layouts, plot, text, windows
-from vtk.util.numpy_support import vtk_to_numpy
 
 METHOD = {
     "inputs": [{"name": "ct", "kind": "volume", "unit": "HU"}, {"name": "prompt", "kind": "text", "unit": ""}],
