@@ -54,10 +54,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
         self._combo = QtWidgets.QComboBox()
-        self._combo.setSizeAdjustPolicy(QtWidgets.QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         row = QtWidgets.QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self._combo)
+        policy = QtWidgets.QSizePolicy.Policy
+        self._combo.setSizePolicy(policy.Expanding, policy.Expanding)
+        self.setSizePolicy(policy.Preferred, policy.Fixed)
         self.setFocusProxy(self._combo)
         self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus)
         self._scene, self._current = None, None
@@ -67,6 +69,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         observed = self._observed
         self.destroyed.connect(lambda: _unobserve(observed))
         self.setEnabled(False)  # no scene yet
+
+    def setSizeAdjustPolicy(self, policy) -> None:
+        """As in the application, a long name widens the selector unless this is set."""
+        self._combo.setSizeAdjustPolicy(policy)
+
+    sizeAdjustPolicy = property(lambda self: self._combo.sizeAdjustPolicy, setSizeAdjustPolicy)
 
     # -- scene and node ---------------------------------------------------------------------------------------------
     def mrmlScene(self):

@@ -46,11 +46,12 @@ def _keep_none_alive() -> None:
 
 
 def properties_as_attributes(kind: type) -> None:
-    """Give a class attributes for the Qt properties that it declares itself."""
+    """Give a class attributes for the Qt properties that it declares itself, or whose getter it overrides."""
     meta = kind.staticMetaObject
-    for index in range(meta.propertyOffset(), meta.propertyCount()):
+    for index in range(meta.propertyCount()):
         qt_property = meta.property(index)
-        setattr(kind, qt_property.name(), _attribute(kind, qt_property))
+        if index >= meta.propertyOffset() or qt_property.name() in kind.__dict__:
+            setattr(kind, qt_property.name(), _attribute(kind, qt_property))
 
 
 def is_cpp(kind: type) -> bool:
@@ -63,8 +64,8 @@ def _patch(kind: type) -> None:
     if "__getattribute__" in kind.__dict__:  # some classes have their own, for methods that are static and not
         kind.__getattribute__ = _getattribute(kind.__getattribute__)
     kind.__setattr__ = _setattr
-    if hasattr(kind, "exec") and not hasattr(kind, "exec_"):
-        kind.exec_ = kind.exec
+    if _method(kind, "exec"):
+        kind.exec_ = kind.exec  # PySide6 has this name too, with a warning
     if kind is QtCore.QObject:
         kind.name = kind.objectName
 

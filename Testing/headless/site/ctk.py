@@ -25,6 +25,7 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         self.setChecked(True)
         self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Preferred)
         self.setContentsMargins(0, self._headline(), 0, 0)
+        self.setMinimumHeight(self._headline())
         self.toggled.connect(self._fold)
 
     def setCollapsed(self, collapsed: bool) -> None:
