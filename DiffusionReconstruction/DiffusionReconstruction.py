@@ -23,7 +23,8 @@ class DiffusionReconstruction(DiffusionModule):
     title = _("Diffusion Reconstruction")
     category = _("Tomographic Reconstruction")
     purpose = _(
-        "Generative diffusion models for images from measurements: CT with metal, few views or photon counting, undersampled MR, ultrasound."
+        "Generative diffusion models for images from measurements: CT with"
+        " metal, few views or photon counting, undersampled MR, ultrasound."
     )
 
 

@@ -23,7 +23,8 @@ class DiffusionSynthesis(DiffusionModule):
     title = _("Diffusion Synthesis")
     category = _("Image Synthesis")
     purpose = _(
-        "Generative diffusion models that make images: from text, masks and layers, dose from CT and structures, virtual stains."
+        "Generative diffusion models that make images: from text, masks and layers, dose and"
+        " virtual stains."
     )
 
 

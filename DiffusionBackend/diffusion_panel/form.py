@@ -7,7 +7,6 @@ from typing import Any
 
 import ctk
 import qt
-from slicer.i18n import tr as _
 
 from .wording import readable, tooltip
 
@@ -265,7 +264,7 @@ def new_form(page: Any) -> Any:
     form = qt.QFormLayout(page)
     form.setContentsMargins(0, 0, 0, 0)
     form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)
-    form.setFieldGrowthPolicy(qt.QFormLayout.ExpandingFieldsGrow)
+    form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
     return form
 
 

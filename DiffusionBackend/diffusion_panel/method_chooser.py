@@ -90,7 +90,7 @@ def default_method(methods: list[dict[str, Any]]) -> str:
 def state_text(state: str) -> str:
     """State of a method in words."""
     words = {
-        "works": _("Works: tested on real images with the bundled models."),
+        "works": _("Works: tested on real images."),
         "experimental": _("Experimental: runs, but doesn't beat simpler methods yet."),
         "import only": _("Import only: runs with a published model that you import."),
         "planned": _("Planned: described here, but can't be run yet."),

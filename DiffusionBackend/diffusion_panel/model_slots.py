@@ -108,8 +108,8 @@ class ModelForm:
     def _show_licences(self) -> None:
         for name, label in self._licences.items():
             card = self._cards.get(self.combos[name].currentText)
-            text = _("Licence: {licence}.").format(licence=card.get("licence", _("unknown"))) if card else _("No model.")
-            label.setText(text)
+            licence = _("Licence: {licence}.").format(licence=card.get("licence", _("unknown"))) if card else ""
+            label.setText(licence or _("No model is installed."))
             label.setToolTip(wrapped(card.get("attribution", "")) if card else "")
 
     def _on_changed(self, index: int) -> None:

@@ -75,7 +75,8 @@ def acknowledgement(module: str) -> str:
     cited = [m["citation"] for m in declarations.of_module(module) if m["citation"]]
     lines = [f"<li>{html.escape(c['authors'].split(' and ')[0])} et al.: {html.escape(c['title'])}, {c['year']}</li>"
              for c in cited]
-    return _("The methods were published by these authors; each panel shows the full citation.") + f"<ul>{''.join(lines)}</ul>"
+    thanks = _("The methods were published by these authors; the panel shows the full citation of each.")
+    return f"{thanks}<ul>{''.join(lines)}</ul>"
 
 
 def forget_packages() -> None:

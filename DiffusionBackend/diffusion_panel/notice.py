@@ -1,4 +1,4 @@
-"""A sentence with an icon inside the panel: errors, problems, warnings. No pop-up, no colour that a palette may hide."""
+"""A sentence with an icon inside the panel: errors, problems, warnings. No pop-up, and no colour of its own."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import qt
 import slicer
 
 from . import declarations, views
+from .inputs.base import narrow
 from .provenance import METHOD, OUTPUT, PROVENANCE, ROLE
 
 METRICS = "metrics"
@@ -52,6 +53,7 @@ class ResultView:
     def __init__(self, ui: Any, methods: list[dict[str, Any]], rerun: Callable[[Any], None]) -> None:
         self.ui, self._methods, self._rerun = ui, {m["id"] for m in methods}, rerun
         self.runs: list[Run] = []
+        narrow(ui.provenanceSelector)
         for node_type in ui.provenanceSelector.nodeTypes:
             ui.provenanceSelector.addAttribute(node_type, PROVENANCE)
         ui.resultList.connect("currentRowChanged(int)", self._on_row)
@@ -94,17 +96,20 @@ class ResultView:
         run = self.current()
         if run:
             views.present(declarations.method(run.method), run.inputs(), run.nodes, force=True)
+            self._show_run()
 
     def show_3d(self) -> None:
         """Volume rendering, or the surface of a segmentation."""
         run = self.current()
         if run:
-            output = next(o for o in declarations.method(run.method)["outputs"] if run.nodes.get(o["name"]) is run.main())
-            views.show_3d(run.main(), unit=output["unit"], force=True)
+            outputs = declarations.method(run.method)["outputs"]
+            unit = next((o["unit"] for o in outputs if run.nodes.get(o["name"]) is run.main()), "")
+            views.show_3d(run.main(), unit=unit, force=True)
 
     def restore_layout(self) -> None:
         """The layout that the user had before Compare."""
         views.restore()
+        self._show_run()
 
     def rerun(self) -> None:
         """Hand the chosen result node on."""
@@ -118,6 +123,7 @@ class ResultView:
         for button in (self.ui.showButton, self.ui.compareButton):
             button.enabled = run is not None
         self.ui.threeDButton.enabled = three_d
+        self.ui.layoutButton.setVisible(views.former() is not None)
         table = run.nodes.get(METRICS) if run else None
         self.ui.metricsTable.setVisible(table is not None)
         if table is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from .inputs.base import narrow
 from .state import Settings
 
 LARGEST_SEED = 2**31 - 1
@@ -30,6 +31,7 @@ class RunSettings:
         for spin in (ui.threadsSpin, ui.samplesSpin, ui.seedSpin):
             spin.connect("valueChanged(int)", self._on_value)
         for selector in (ui.roiSelector, ui.referenceSelector):
+            narrow(selector)
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_node)
         ui.newSeedButton.connect("clicked()", self.draw_seed)
 

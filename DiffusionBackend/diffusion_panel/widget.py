@@ -101,7 +101,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if part is not None:
                 part.release()
         if self.logic is not None:
-            self.logic.cleanup()
+            self.logic.shutdown()
         self.node = None
 
     def onReload(self) -> None:
@@ -186,6 +186,8 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.form.show(method)
             self.models.set_values(stored.models)
             self.inputs.restore(stored.inputs if known else inputs or {}, stored.extras)
+            if not known:
+                self.inputs.suggest(shown_volume())
             self.form.set_values(stored.parameters)
             self.form.name_preset(stored.preset)
         finally:
@@ -297,4 +299,10 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.estimate.resume()
         if job.state == "done":
             self.results.refresh()
-            views.present(job.method, {k: v for k, v in self.inputs.nodes().items() if v is not None}, job.nodes)
+            views.present(declarations.method(job.method), job.transfer.request.inputs, job.nodes)
+
+
+def shown_volume() -> Any:
+    """The volume that the slice views show, or None."""
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    return slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "") if selection else None

@@ -8,11 +8,12 @@ from typing import Any
 from slicer.i18n import tr as _
 
 UPPER = {"hu", "ct", "mr", "id", "he", "dvh", "roi", "rf"}
+SPOKEN = {"std": "standard deviation"}
 
 
 def readable(name: str) -> str:
     """A declared name as words: "metal_threshold" -> "Metal threshold", "reinsert_hu" -> "Reinsert HU"."""
-    words = [w.upper() if w in UPPER else w for w in name.split("_")]
+    words = [w.upper() if w in UPPER else SPOKEN.get(w, w) for w in name.split("_")]
     return " ".join([words[0] if words[0].isupper() else words[0].capitalize(), *words[1:]])
 
 

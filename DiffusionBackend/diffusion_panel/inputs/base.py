@@ -83,5 +83,11 @@ def node_selector(types: tuple[str, ...]) -> Any:
     selector.addEnabled = False
     selector.removeEnabled = False
     selector.renameEnabled = False
+    narrow(selector)
     selector.setMRMLScene(slicer.mrmlScene)
     return selector
+
+
+def narrow(selector: Any) -> None:
+    """Let a node selector become narrower than the longest name; the text is elided."""
+    selector.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon

@@ -28,7 +28,7 @@ class TextInput(InputField):
         self.counter = qt.QLabel()
         self.box.addWidget(self.edit)
         self.box.addWidget(self.counter)
-        self._on_text()
+        self._count()
 
     def on_node(self, node: Any) -> None:
         self.edit.setVisible(node is None)
@@ -53,9 +53,12 @@ class TextInput(InputField):
         return [self.selector, self.edit]
 
     def _on_text(self) -> None:
+        self._count()
+        self.notify()
+
+    def _count(self) -> None:
         text = _("{count} of at most {longest} characters")
         self.counter.setText(text.format(count=len(self.edit.plainText), longest=LONGEST))
-        self.notify()
 
 
 class FileInput(InputField):

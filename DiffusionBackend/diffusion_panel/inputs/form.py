@@ -52,6 +52,14 @@ class InputForm:
             widgets.add_row(form, title(declared), field.widget, wrapped(help_text(declared)))
         self.holder.layout().addWidget(self._page)
 
+    def suggest(self, node: Any) -> None:
+        """Choose `node` for the first needed volume, where nothing is chosen at all."""
+        if node is None or any(field.value() is not None for field in self.fields.values()):
+            return
+        needed = [f for f in self.fields.values() if f.declared["required"] and f.declared["kind"] == "volume"]
+        if needed and node.GetClassName() in needed[0].types:
+            needed[0].set_node(node)
+
     def clear(self) -> None:
         """Choose nothing, so that no widget holds on to a node of a scene that closes."""
         for field in self.fields.values():

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from ..wording import wrapped
 from .base import InputField
 
+ROW_HEIGHT = 20  # pixels
 LIST_HEIGHT = 90  # pixels; longer lists scroll
 
 
@@ -26,7 +27,6 @@ class SegmentationInput(InputField):
         self.segments = qt.QListWidget()
         self.segments.setToolTip(wrapped(self.tip))
         self.segments.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
-        self.segments.setMaximumHeight(LIST_HEIGHT)
         self.segments.hide()
         self.segments.connect("itemChanged(QListWidgetItem*)", self._on_item)
         self.box.addWidget(self.segments)
@@ -41,6 +41,7 @@ class SegmentationInput(InputField):
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsSelectable)
             item.setCheckState(qt.Qt.Checked)
             self.segments.addItem(item)
+        self.segments.setFixedHeight(min(ROW_HEIGHT * len(self._ids) + 6, LIST_HEIGHT))
         self.segments.setVisible(len(self._ids) > 1)
         self._setting = False
 
