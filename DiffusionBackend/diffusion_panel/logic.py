@@ -20,7 +20,7 @@ from .geometry import ExchangeError, alive
 from .jobs import EngineFailure, InputProblem, Job
 from .queueing import Queue
 from .recovery import Entry, Folders
-from .transfer import VOLUMES, Request, SceneTransfer, frame_of, node_of, slab
+from .transfer import VOLUMES, Request, SceneTransfer, frame_of, node_of, remove_nodes, slab
 
 __all__ = ["DiffusionLogic", "EngineFailure", "InputProblem", "Job", "Request"]
 
@@ -129,8 +129,7 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
                 nodes[output] = exchange.create(described, arrays.get(output), name=name)
                 provenance.attach(nodes[output], output, record, asked, {})
         except (OSError, ValueError, KeyError, ExchangeError) as error:
-            for node in nodes.values():
-                slicer.mrmlScene.RemoveNode(node)
+            remove_nodes(nodes.values())
             message = _("The result can't be read: {reason}.").format(reason=error)
             raise EngineFailure(message, _("Discard it, and run the method again."), "disk") from None
         self.discard(entry)

@@ -65,7 +65,7 @@ def as_python(module: str, request: Mapping[str, Any]) -> str:
     """Lines for the Python console that do what the panel does. `request`: keyword arguments of `run`."""
     arguments = [repr(request["method"]), f"inputs={{{', '.join(_input_pairs(request['inputs']))}}}"]
     for name, default in DEFAULTS.items():
-        value = request.get(name, default)
+        value = _changed(request) if name == "params" else request.get(name, default)
         if value != default and value is not None:
             arguments.append(f"{name}={_literal(value)}")
     body = "".join(f"    {argument},\n" for argument in arguments)
@@ -87,14 +87,22 @@ def as_command_line(request: Mapping[str, Any]) -> str:
             remarks.append(f"# Save '{name}' as {path} first.")
         words += ["--reference", path] if name == "reference" else ["--input", f"{name}={path}"]
     words += ["--output", "result"]
-    words += [w for k, v in (request.get("params") or {}).items() for w in ("--set", f"{k}={v}")]
+    words += [w for k, v in _changed(request).items() for w in ("--set", f"{k}={v}")]
     words += [w for k, v in (request.get("models") or {}).items() for w in ("--model", f"{k}={v}")]
     for name in ("preset", "seed", "samples", "device", "threads", "batch"):
         if request.get(name, DEFAULTS[name]) != DEFAULTS[name]:
             words += [f"--{name}", str(request[name])]
     if any(request.get(name) is not None for name in ("roi", "slices", "frames")):
         remarks.append("# The command computes the whole volume: crop it first, or save the frame that you want.")
-    return "\n".join([*remarks, f"cd {_joined([str(process.PACKAGES)])}", _joined(words)]) + "\n"
+    path = _joined([f"PYTHONPATH={process.PACKAGES}"])
+    start = f"set {path} && " if sys.platform == "win32" else f"{path} "
+    return "\n".join([*remarks, start + _joined(words)]) + "\n"
+
+
+def _changed(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that differ from those of the preset."""
+    usual = declarations.defaults(request["method"], request.get("preset", "standard"))
+    return {k: v for k, v in (request.get("params") or {}).items() if k not in usual or usual[k] != v}
 
 
 def _told(title: str, values: Mapping[str, Any] | None) -> list[str]:

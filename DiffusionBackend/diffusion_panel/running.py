@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -177,7 +178,10 @@ class Run:
             self.folders.release(self.folder)
             self.folder = None
         self._remove_folder()
-        self.job.nodes = self.job.transfer.finish(False)
+        try:
+            self.job.nodes = self.job.transfer.finish(False)
+        except Exception:  # the job ends all the same; the application reports the error
+            sys.excepthook(*sys.exc_info())
         end(self.job, state, kind, message, remedy)
 
 

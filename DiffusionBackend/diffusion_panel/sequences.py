@@ -65,7 +65,9 @@ def add_frame(sequence: Any, source: Any, index: int, node: Any) -> None:
     if hasattr(node, "SetAndObserveTransformNodeID"):
         node.SetAndObserveTransformNodeID(None)
     sequence.SetDataNodeAtValue(node, value)
-    slicer.mrmlScene.RemoveNode(node)
+    shows = node.GetNumberOfDisplayNodes() if hasattr(node, "GetNumberOfDisplayNodes") else 0
+    for one in [node.GetNthDisplayNode(n) for n in range(shows)] + [node]:
+        slicer.mrmlScene.RemoveNode(one)
 
 
 def synchronise(sequence: Any, source: Any) -> Any:
@@ -82,7 +84,7 @@ def synchronise(sequence: Any, source: Any) -> Any:
     slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
     shown = browser.GetProxyNode(sequence)
     place = browser.GetProxyNode(original) if original is not None else None
-    if place is not None:
+    if place is not None and hasattr(shown, "SetAndObserveTransformNodeID"):
         shown.SetAndObserveTransformNodeID(place.GetTransformNodeID())
     put_beside(shown, place)
     return shown

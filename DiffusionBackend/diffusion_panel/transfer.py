@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,7 @@ class SceneTransfer(Transfer):
                     provenance.attach(node, output, record, remembered(self.request), sources(self.request))
                 yield
         except BaseException:
-            for node in fresh.values():
-                slicer.mrmlScene.RemoveNode(node)
+            remove_nodes(fresh.values())
             raise
         if self.sequence:
             self._into_sequences(fresh, record, part)
@@ -197,6 +196,21 @@ def sources(request: Request) -> dict[str, Any]:
     given = {**request.inputs, provenance.ROI: request.roi, provenance.REFERENCE: request.reference}
     nodes = {name: node_of(value) for name, value in given.items()}
     return {name: node for name, node in nodes.items() if node is not None and alive(node)}
+
+
+def remove_nodes(nodes: Iterable[Any]) -> None:
+    """Take nodes out of the scene with what shows and stores them."""
+    for node in list(nodes):
+        for one in (*attached(node), node):
+            slicer.mrmlScene.RemoveNode(one)
+
+
+def attached(node: Any) -> list[Any]:
+    """The nodes that show and store a node."""
+    shows = node.GetNumberOfDisplayNodes() if hasattr(node, "GetNumberOfDisplayNodes") else 0
+    found = [node.GetNthDisplayNode(i) for i in range(shows)]
+    found += [node.GetStorageNode()] if hasattr(node, "GetStorageNode") else []
+    return [one for one in found if one is not None]
 
 
 def node_of(value: Any) -> Any:
