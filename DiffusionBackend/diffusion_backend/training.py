@@ -78,7 +78,7 @@ class Settings:
     device: str = "cpu"
     bfloat16: bool = True
     checkpoint_minutes: float = 10.0
-    only: str = ""  # name of the one phase to train; empty = all
+    first: str = ""  # name of the phase to begin with, those before it are left out; empty = all
 
 
 class Ema:
@@ -146,7 +146,9 @@ class Training:
 
     def phase(self, progress: float) -> tuple[Phase, float]:
         """The phase at this share of the budget, and how far its cosine of the learning rate is, 0 to 1."""
-        phases = [p for p in self.recipe.phases() if self.settings.only in ("", p.name)]
+        phases = self.recipe.phases()
+        names = [p.name for p in phases]
+        phases = phases[names.index(self.settings.first) if self.settings.first else 0 :]
         ends = np.cumsum([p.share for p in phases]) / sum(p.share for p in phases)
         index = min(int(np.searchsorted(ends, progress, side="right")), len(phases) - 1)
         starts = [0.0, *(float(ends[i - 1]) for i, p in enumerate(phases) if p.fresh and i), 1.0]
@@ -154,6 +156,11 @@ class Training:
         end = starts[starts.index(begin) + 1]
         phase = phases[index]
         return (phase.partner if phase.partner and self.step % 2 else phase), (progress - begin) / (end - begin)
+
+    def updates(self, part: str) -> int:
+        """How often this leg has updated a part: warm-up and EMA of a part begin when its training does."""
+        states = list(self.optimisers[part].state.values())
+        return int(states[0]["step"]) if states else 0
 
     def advance(self, progress: float) -> tuple[str, float]:
         """One optimisation step; returns the phase's name and the loss."""
@@ -163,8 +170,9 @@ class Training:
         generator = torch.Generator(settings.device).manual_seed(int(rng.integers(2**62)))
         batch = {k: v.to(settings.device) for k, v in self.recipe.batch(phase, rng).items()}
         module, optimiser = self.parts[phase.part], self.optimisers[phase.part]
+        done = self.updates(phase.part)
         for group in optimiser.param_groups:
-            group["lr"] = phase.rate * learning_rate(within, self.step, settings.learning_rate, settings.warm_up)
+            group["lr"] = phase.rate * learning_rate(within, done, settings.learning_rate, settings.warm_up)
         device_type = settings.device.split(":")[0]
         with torch.autocast(device_type, torch.bfloat16, enabled=settings.bfloat16):
             loss = phase.loss(self.parts, batch, generator)
@@ -177,7 +185,7 @@ class Training:
                     parameter.grad /= self.world
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
-        self.ema.update(phase.part, module, self.step)
+        self.ema.update(phase.part, module, done)
         self.step += 1
         return phase.name, loss.item()
 
@@ -274,20 +282,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0)
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model (id or folder)")
-    parser.add_argument("--only", metavar="PHASE", default="", help="train this phase of the recipe only")
+    parser.add_argument("--first", metavar="PHASE", default="", help="begin with this phase of the recipe")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         output=options.output, steps=options.steps, minutes=options.minutes, learning_rate=options.learning_rate,
         seed=options.seed, device=options.device, bfloat16=not options.float32,
-        checkpoint_minutes=options.checkpoint_minutes, only=options.only,
+        checkpoint_minutes=options.checkpoint_minutes, first=options.first,
     )  # fmt: skip
     initial = models.load_bundle(options.init) if options.init else None
     recipe = recipes.RECIPES[options.recipe](options.data)
-    if options.only not in ("", *(phase.name for phase in recipe.phases())):
+    if options.first not in ("", *(phase.name for phase in recipe.phases())):
         names = ", ".join(phase.name for phase in recipe.phases())
-        raise InputError(f"The recipe has no phase '{options.only}'; it has: {names}.", "Choose one with --only.")
+        raise InputError(f"The recipe has no phase '{options.first}'; it has: {names}.", "Choose one with --first.")
     training = Training(recipe, settings, initial.parts if initial else None)
     if initial and "training" in initial.card:
         before = initial.card["training"]

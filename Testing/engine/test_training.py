@@ -61,6 +61,50 @@ def test_finds_the_optimum_and_leaves_other_parts_and_the_global_generator_alone
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Turns(Line):
+    """Fits `line`, then `other` (learning rate anew) by turns with `line`."""
+
+    def phases(self):
+        def loss(name):
+            return lambda parts, batch, generator: (parts[name](batch["x"]) - 2 * batch["x"] - 1).square().mean()
+
+        slow = Phase("slow", "line", 0.0, loss("line"), rate=0.1)
+        return [Phase("alone", "line", 0.6, loss("line")),
+                Phase("together", "other", 0.4, loss("other"), partner=slow, fresh=True)]  # fmt: skip
+
+
+def rate(training, part):
+    return training.optimisers[part].param_groups[0]["lr"]
+
+
+def test_parts_take_turns_and_the_learning_rate_starts_anew(tmp_path):
+    training = Training(Turns(), settings(tmp_path, warm_up=1))
+    assert training.advance(0.599)[0] == "alone" and rate(training, "line") < 0.001
+    names = [training.advance(0.6)[0] for _ in range(4)]
+    assert names == ["slow", "together", "slow", "together"]
+    assert rate(training, "other") == pytest.approx(0.05) and rate(training, "line") == pytest.approx(0.005)
+    assert training.advance(1.0)[0] == "slow" and rate(training, "line") == pytest.approx(0.00005)
+
+
+def test_average_and_warm_up_of_a_part_begin_with_its_training(tmp_path):
+    training = Training(Turns(), settings(tmp_path, warm_up=10, ema=0.999))
+    for _ in range(51):
+        training.advance(0.3)
+    before = training.parts["other"].weight.detach().clone()
+    while training.advance(0.7)[0] != "together":
+        pass
+    assert rate(training, "other") < 0.006  # one tenth of what the cosine gives
+    share = (training.ema.state["other"]["weight"] - before) / (training.parts["other"].weight.detach() - before)
+    assert float(share) == pytest.approx(0.9, abs=1e-3)
+
+
+def test_training_can_begin_with_a_later_phase_and_with_some_of_the_parts(tmp_path):
+    line = nn.Linear(1, 1)
+    training = Training(Turns(), settings(tmp_path, first="together"), {"line": line.state_dict()})
+    assert torch.equal(training.parts["line"].weight, line.weight)
+    assert training.advance(0.0)[0] == "together"
+
+
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = Training(Line(), settings(tmp_path))
     for n in range(20):

@@ -1,6 +1,6 @@
 """Recipe of `hidiff-hn`: segmentor and Bernoulli refiner (HiDiff) of seven structures in head-and-neck CT (OpenKBP).
 
-The segmentor is trained alone first, then refiner and segmentor take turns (alternate-collaborative training). Slices
+The segmentor is trained alone first, then the refiner, then they take turns (alternate-collaborative training). Slices
 are brought to 3.5 mm pixels; a channel is one window of one of five slices 3 mm apart. Structures that weren't
 contoured in a patient are unlabelled: they count neither in the loss nor in the Dice coefficients.
 """
@@ -128,8 +128,25 @@ def random_intensity(hu: Tensor, rng: np.random.Generator) -> Tensor:
     return hu
 
 
+def disturbed(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Logits [B, K, h, w] of a prior, in every second slice blurred or sharpened, with smooth errors, moved by up to 2
+    pixels: on new patients, or drawn by hand, a prior is worse than on the training patients."""
+    device, count = logits.device, len(logits[::2])
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator, device=device)
+
+    coarse = torch.randn(count, logits.shape[1], 8, 8, generator=generator, device=device)
+    errors = F.interpolate(coarse, logits.shape[2:], mode="bicubic", align_corners=False)
+    worse = logits[::2] * uniform(0.5, 1.5) + errors * uniform(0, 2)
+    shifts = torch.randint(-2, 3, (2,), generator=generator, device=device).tolist()
+    result = logits.clone()
+    result[::2] = worse.roll(shifts, (2, 3))
+    return result
+
+
 class HiDiff:
-    """Phases `segmentor` (70 % of the time) and `together`: refiner and segmentor by turns."""
+    """Phases `segmentor` (65 % of the time), `refiner`, and `together`: refiner and segmentor by turns."""
 
     chain = process(SCHEDULE, STEPS)
 
@@ -148,8 +165,9 @@ class HiDiff:
     def phases(self) -> list[Phase]:
         collaborating = Phase("collaborating", "segmentor", 0.0, self.collaborative_loss, rate=0.3)
         return [
-            Phase("segmentor", "segmentor", 0.7, self.segmentor_loss),
-            Phase("together", "refiner", 0.3, self.refiner_loss, partner=collaborating, fresh=True),
+            Phase("segmentor", "segmentor", 0.65, self.segmentor_loss),
+            Phase("refiner", "refiner", 0.2, self.refiner_loss, fresh=True),
+            Phase("together", "refiner", 0.15, self.refiner_loss, partner=collaborating),
         ]
 
     def batch(self, phase: Phase, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -173,7 +191,8 @@ class HiDiff:
         parts["refiner"].train()
         with torch.no_grad():
             logits, features = parts["segmentor"](batch["image"])
-        return self._refined(parts["refiner"], batch, logits[0].float().sigmoid(), features, generator)
+        prior = disturbed(logits[0].float(), generator).sigmoid()
+        return self._refined(parts["refiner"], batch, prior, features, generator)
 
     def collaborative_loss(self, parts: Parts, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """The segmentor's own loss plus the refiner's, which reaches the segmentor through prior and features."""
