@@ -42,8 +42,9 @@ def grab(widget: QtWidgets.QWidget, path: Path, width: int, height: int | None) 
     widget.show()
     _settle()
     if height is None:
-        area.resize(width, max(widget.minimumSizeHint.height(), widget.sizeHint.height(),
-                               widget.heightForWidth(width)))
+        heights = (widget.minimumHeight, widget.minimumSizeHint.height(), widget.sizeHint.height(),
+                   widget.heightForWidth(width))
+        area.resize(width, max(heights))
         _settle()
     path.parent.mkdir(parents=True, exist_ok=True)
     saved = area.grab().save(str(path))

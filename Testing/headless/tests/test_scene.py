@@ -100,9 +100,8 @@ def test_reading_raises_and_writing_answers_false(scene, tmp_path):
         slicer.util.loadNodeFromFile(__file__)
     node = volume(np.zeros((2, 3, 4), np.float32))
     (tmp_path / "file").write_text("a file where a folder is needed")
-    with headless.errors.expect("NRRD|Nrrd"):
+    with headless.errors.expect("Failed to create directory"):
         assert slicer.util.saveNode(node, str(tmp_path / "file" / "a.nrrd")) is False
-    headless.errors.take()  # the storage node reports what the writer has reported
 
 
 def test_closing_the_scene_keeps_singletons(scene):
