@@ -9,7 +9,7 @@ OUTPUT ?= demo
 .PHONY: demo test lint types size docs clean
 
 demo: .venv/installed
-	$(PY) -m diffusion_backend demo --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
+	PYTHONPATH=DiffusionBackend:Testing $(PY) Testing/demo.py --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest

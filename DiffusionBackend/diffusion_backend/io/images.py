@@ -78,8 +78,10 @@ def write_item(item: Grid | Segmentation, path: Path) -> None:
         image.SetOrigin(item.geometry.origin)
         image.SetDirection(item.geometry.direction)
     if isinstance(item, Segmentation):
+        extent = " ".join(f"0 {length - 1}" for length in reversed(array.shape))
         for n, (name, value) in enumerate(item.labels.items()):
-            for key, text in (("Name", name), ("ID", f"Segment_{n}"), ("LabelValue", str(value)), ("Layer", "0")):
+            described = {"Name": name, "ID": f"Segment_{n}", "LabelValue": str(value), "Layer": "0", "Extent": extent}
+            for key, text in described.items():
                 image.SetMetaData(f"Segment{n}_{key}", text)
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
