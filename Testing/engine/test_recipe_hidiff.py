@@ -79,6 +79,14 @@ def test_turned_view_keeps_areas_and_scaled_view_changes_them():
     assert float(areas[2] / areas[0]) == pytest.approx(2.25, abs=0.05)
 
 
+def test_rare_structures_are_drawn_as_often_as_common_ones():
+    rare = recipe.case(patient(1, missing=("Mandible",)))
+    common = [recipe.case(patient(n, missing=("Larynx", "Mandible"))) for n in range(2, 40)]
+    rng = np.random.default_rng(0)
+    drawn = [recipe.random_slice([rare, *common], rng)[0].name for _ in range(700)]
+    assert 40 < drawn.count("pt_1") < 110  # 2/3 of a seventh for the larynx, and a little
+
+
 def test_windows_are_channels_from_minus_one_to_one():
     seen = recipe.channels(torch.tensor([-2000.0, 50.0, 500.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2))
     assert seen.shape == (1, 6, 2, 2)
@@ -87,7 +95,7 @@ def test_windows_are_channels_from_minus_one_to_one():
 
 def test_random_slices_and_views_repeat_with_their_generator():
     case = recipe.case(patient())
-    draws = [[(recipe.random_slice(case, g), recipe.random_view(case, g)) for _ in range(50)]
+    draws = [[(recipe.random_slice([case], g)[1], recipe.random_view(case, g)) for _ in range(50)]
              for g in (np.random.default_rng(1), np.random.default_rng(1))]  # fmt: skip
     assert draws[0] == draws[1]
     assert 0.6 < np.mean([4 <= k < 16 for k, _ in draws[0]]) < 0.98

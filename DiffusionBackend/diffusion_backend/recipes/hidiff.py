@@ -101,12 +101,16 @@ def channels(hu: Tensor) -> Tensor:
     return torch.cat([((hu - (a + b) / 2) / ((b - a) / 2)).clamp(-1, 1) for a, b in WINDOWS_HU], -3)
 
 
-def random_slice(patient: Case, rng: np.random.Generator) -> int:
-    """A slice with a contoured structure, each structure alike (two thirds), or any scanned slice."""
-    contoured = [s for s in patient.slices if len(s)]
-    if contoured and rng.random() < 2 / 3:
-        return int(rng.choice(contoured[rng.integers(len(contoured))]))
-    return int(rng.integers(len(patient.hu)))
+def random_slice(cases: Sequence[Case], rng: np.random.Generator) -> tuple[Case, int]:
+    """A patient and one of its slices: two thirds with a contoured structure, each structure alike however few the
+    patients that have it; the rest any scanned slice of any patient."""
+    structure = int(rng.integers(len(STRUCTURES)))
+    having = [c for c in cases if c.known[structure]]
+    if having and rng.random() < 2 / 3:
+        patient = having[rng.integers(len(having))]
+        return patient, int(rng.choice(patient.slices[structure]))
+    patient = cases[rng.integers(len(cases))]
+    return patient, int(rng.integers(len(patient.hu)))
 
 
 def random_view(patient: Case, rng: np.random.Generator) -> View:
@@ -173,9 +177,9 @@ class HiDiff:
     def batch(self, phase: Phase, rng: np.random.Generator) -> dict[str, Tensor]:
         images, targets, known = [], [], []
         for _ in range(BATCH):
-            patient = self.train[rng.integers(len(self.train))]
+            patient, index = random_slice(self.train, rng)
             view = random_view(patient, rng)
-            hu, masks = look(patient, random_slice(patient, rng), view)
+            hu, masks = look(patient, index, view)
             images.append(channels(random_intensity(hu, rng)))
             targets.append(masks)
             known.append(patient.known[MIRRORED] if view.mirrored else patient.known)
