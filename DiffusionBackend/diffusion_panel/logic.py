@@ -34,7 +34,8 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
         self.queue.folders.clean()
         event = slicer.vtkMRMLScene.StartCloseEvent
         self._observer = slicer.mrmlScene.AddObserver(event, self._on_scene_close)
-        slicer.app.connect("aboutToQuit()", self.shutdown)
+        self._at_quit = self.shutdown  # one object, so that it can be disconnected
+        slicer.app.connect("aboutToQuit()", self._at_quit)
 
     # ---- running ----
 
@@ -109,7 +110,7 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
         self.queue.shutdown()
         if self._observer is not None:
             slicer.mrmlScene.RemoveObserver(self._observer)
-            slicer.app.disconnect("aboutToQuit()", self.shutdown)
+            slicer.app.disconnect("aboutToQuit()", self._at_quit)
             self._observer = None
 
     # ---- results of an earlier application ----

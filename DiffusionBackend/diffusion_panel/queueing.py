@@ -43,7 +43,7 @@ class Queue:
         for one in list(self.jobs) if job is None else [job]:
             if one in self._waiting:
                 self._waiting.remove(one)
-                end(one, "cancelled", "cancelled", _("The run was cancelled; nothing was changed."))
+                end(one, "cancelled", "cancelled", _("The run was cancelled."))
                 one.finished.emit(one)
             elif self._run and self._run.job is one:
                 one.cancel_asked = True

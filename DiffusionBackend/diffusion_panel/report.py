@@ -24,9 +24,11 @@ DEFAULTS = {
 }  # fmt: skip
 KEPT_BACK = ("inputs", "reference", "panel", "parameters")  # parts of job.json that say more than settings
 SUFFIXES = {"projections": ".npz", "segmentation": ".seg.nrrd", "text": ".txt"}
-_QUOTED = re.compile(r"""(["'])[^"'\n]*[/\\][^"'\n]*\1""")
-_PATH = re.compile(r"(?:[A-Za-z]:\\|\\\\|(?<![\w/.])~?/)[^\s\"'<>|:;,]+")
-_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+_PRIVATE = re.compile(
+    r"""(?P<quoted>(?P<mark>["'])[^"'\n]*[/\\][^"'\n]*(?P=mark))"""  # a path in quotes, blanks included
+    r"""|(?P<path>(?:[A-Za-z]:\\|\\\\|(?<![\w/.])~?/)[^\s"'<>|:;,]+)"""
+    r"""|(?P<uid>\b\d+(?:\.\d+){4,}\b)"""
+)
 
 
 def report(job: Job, secrets: Iterable[str] = ()) -> str:
@@ -57,8 +59,7 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """`text` without the secrets, without paths (of Python files the name stays) and without DICOM UIDs."""
     for secret in sorted({s for s in secrets if s}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "<name>", text)
-    text = _QUOTED.sub(lambda m: f"'{_anonymous(m[0][1:-1])}'", text)
-    return _UID.sub("<uid>", _PATH.sub(lambda m: _anonymous(m[0]), text))
+    return _PRIVATE.sub(_anonymous, text)
 
 
 def as_python(module: str, request: Mapping[str, Any]) -> str:
@@ -113,8 +114,10 @@ def _seconds(job: Job) -> float:
     return (job.ended or time.time()) - (job.started or time.time())
 
 
-def _anonymous(path: str) -> str:
-    name = re.split(r"[/\\]", path)[-1]
+def _anonymous(found: re.Match[str]) -> str:
+    if found["uid"]:
+        return "<uid>"
+    name = re.split(r"[/\\]", found[0].strip("\"'"))[-1]
     return f"<path>/{name}" if re.fullmatch(r"[\w.]+\.py", name) else "<path>"
 
 

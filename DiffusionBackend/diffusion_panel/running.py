@@ -40,7 +40,7 @@ class Run:
         except StopIteration:
             return True
         except (Cancelled, Stopped):
-            self._close("cancelled", "cancelled", _("The run was cancelled; nothing was changed."))
+            self._close("cancelled", "cancelled", _("The run was cancelled."))
         except EngineFailure as failure:
             self._close("failed", failure.kind, failure.message, failure.remedy)
         except MemoryError:
@@ -56,7 +56,7 @@ class Run:
 
     def abandon(self) -> None:
         """End without further steps; the worker is gone already."""
-        self._close("cancelled", "cancelled", _("The run was cancelled; nothing was changed."))
+        self._close("cancelled", "cancelled", _("The run was cancelled."))
 
     def _all(self) -> Iterator[None]:
         for part in range(self.job.transfer.parts):
@@ -177,11 +177,14 @@ class Run:
         if state == "failed" and self.job.state == "importing" and self.folder and is_complete(self.folder):
             self.folders.release(self.folder)
             self.folder = None
+            remedy = _("The result is kept: recover it when the cause is gone.")
         self._remove_folder()
         try:
             self.job.nodes = self.job.transfer.finish(False)
         except Exception:  # the job ends all the same; the application reports the error
             sys.excepthook(*sys.exc_info())
+        if self.job.nodes:
+            message += " " + _("The frames that were finished are kept.")
         end(self.job, state, kind, message, remedy)
 
 

@@ -55,7 +55,8 @@ def record(job: dict) -> dict:
         "threads": job["threads"] or 1, "batch": job["batch"] or 8, "batch_used": job["batch"] or 8,
         "models": {"prior": model}, "inputs": {}, "timings": {"total": 0.1}, "evaluations": 1, "domain": "outside",
         "domain_reason": "'ct' has pixels of 9 mm; the model 'dummy-model' was trained on 0.5 to 2 mm",
-        "versions": {"diffusion_backend": "0"}, "finished": "2026-01-01T00:00:00+00:00", "notice": "Not for clinical use.",
+        "versions": {"diffusion_backend": "0"}, "finished": "2026-01-01T00:00:00+00:00",
+        "notice": "Not for clinical use.",
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from diffusion_panel import process, queueing, recovery
 from diffusion_panel.jobs import EngineFailure, InputProblem
 from diffusion_panel.recovery import Folders
 
-from .engines import HANG_SECONDS, add, children, dummy_worker, exists, folders_left, make_queue, until
+from .engines import HANG_SECONDS, add, children, exists, folders_left, make_queue, until
 
 
 @pytest.fixture
@@ -196,7 +197,8 @@ def test_a_death_without_a_sentence_tells_code_and_last_line(queue, code):
 
 
 def test_an_orderly_error_leaves_the_worker_warm(queue):
-    until(lambda job=add(queue, act="error", code=2): job.is_over)
+    job = add(queue, act="error", code=2)
+    until(lambda: job.is_over)
     pid = queue.worker.pid
     queue.wait(add(queue))
     assert pid is not None and queue.worker.pid == pid
@@ -379,17 +381,9 @@ def test_no_job_listens_on_a_port(queue):
     """No server: nothing of the tree has a listening socket."""
     job = add(queue, act="hang")
     until(lambda: begun(job))
-    listening = {line.split()[9] for kind in ("tcp", "tcp6")
-                 for line in open(f"/proc/net/{kind}").readlines()[1:] if line.split()[3] == "0A"}  # fmt: skip
+    lines = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()]
+    listening = {fields[9] for fields in lines if fields[3] == "0A"}
     for pid in children():
         for link in os.listdir(f"/proc/{pid}/fd"):
             target = os.readlink(f"/proc/{pid}/fd/{link}")
             assert not any(target == f"socket:[{inode}]" for inode in listening)
-
-
-def test_the_dummy_speaks_as_the_engine_does():
-    """The events that the dummy sends are those of the engine's own worker."""
-    worker = dummy_worker()
-    worker.start()
-    until(lambda: worker.events() or worker.ready)
-    worker.kill()
