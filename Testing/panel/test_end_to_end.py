@@ -1,4 +1,4 @@
-"""Panel, terminal and files together: one job gives the same arrays everywhere, and each reads what the other writes."""
+"""Panel, terminal and files together: one job gives the same arrays everywhere; each reads what the other writes."""
 
 from __future__ import annotations
 
