@@ -58,8 +58,8 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._build()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_start_close)
-        self.addObserver(scene, scene.EndCloseEvent, self._on_end_close)
-        self.addObserver(scene, scene.EndImportEvent, self._on_end_import)
+        self.addObserver(scene, scene.EndCloseEvent, self._on_scene_ready)
+        self.addObserver(scene, scene.EndImportEvent, self._on_scene_ready)
         self.addObserver(scene, scene.NodeRemovedEvent, self._on_node_removed)
         self.attach()
 
@@ -132,13 +132,11 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.settings.show(state.Settings())
         self._showing = False
 
-    def _on_end_close(self, caller: Any, event: Any) -> None:
-        self.attach()
-        self.results.refresh()
-
-    def _on_end_import(self, caller: Any, event: Any) -> None:
-        self.attach()
-        self.results.refresh()
+    def _on_scene_ready(self, caller: Any, event: Any) -> None:
+        """A scene was closed or loaded; a panel that isn't shown waits for `enter`."""
+        if self.parent.isEntered:
+            self.attach()
+            self.results.refresh()
 
     def _on_node_removed(self, caller: Any, event: Any) -> None:
         if self.node is not None and not slicer.mrmlScene.IsClosing():
@@ -185,7 +183,8 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.inputs.show(method)
                 self.form.show(method)
             self.models.set_values(stored.models)
-            self.inputs.restore(stored.inputs if known else inputs or {}, stored.extras)
+            self.inputs.restore(stored.inputs, stored.extras)
+            self.inputs.fill(inputs or {}, needed_alone=known)
             if not known:
                 self.inputs.suggest(shown_volume())
             self.form.set_values(stored.parameters)

@@ -61,6 +61,12 @@ class InputField:
         """The widgets that take the keyboard, in order."""
         return [self.selector] if self.selector else []
 
+    def release(self) -> None:
+        """Let go of the scene: the widget is about to be deleted."""
+        if self.selector:
+            self._setting = True
+            self.selector.setMRMLScene(None)
+
     def on_node(self, node: Any) -> None:
         """Show what depends on the chosen node."""
 

@@ -40,7 +40,8 @@ class InputForm:
     def show(self, method: dict[str, Any]) -> None:
         """Build the fields of `method`, empty."""
         if self._page is not None:
-            self.clear()
+            for field in self.fields.values():
+                field.release()
             widgets.discard(self._page)
         self._page = qt.QWidget()
         form = widgets.new_form(self._page)
@@ -51,6 +52,12 @@ class InputForm:
             self.fields[declared["name"]] = field
             widgets.add_row(form, title(declared), field.widget, wrapped(help_text(declared)))
         self.holder.layout().addWidget(self._page)
+
+    def fill(self, nodes: dict[str, Any], needed_alone: bool) -> None:
+        """Choose `nodes` where nothing is chosen yet; with `needed_alone` not for optional inputs."""
+        for name, field in self.fields.items():
+            if field.value() is None and (field.declared["required"] or not needed_alone):
+                field.set_node(nodes.get(name))
 
     def suggest(self, node: Any) -> None:
         """Choose `node` for the first needed volume, where nothing is chosen at all."""
