@@ -108,6 +108,15 @@ def test_another_grid_is_sampled_where_the_volume_s_voxels_lie(tmp_path):
         slicer.mrmlScene.Clear(0)
 
 
+@pytest.mark.parametrize("degrees,moves", [(0.001, False), (7.0, True)])
+def test_a_grid_that_is_turned_a_little_is_sampled_and_not_copied(tmp_path, degrees, moves):
+    """Turned by 7 degrees the corners lie half a voxel off; by a thousandth they are the same voxels."""
+    volume = ex.volume(ex.values(SHAPE), ex.grid(spacing=(1, 1, 1), origin=(0, 0, 0)))
+    noise = ex.values(SHAPE) > 500
+    item = check(tmp_path, segmentation({"metal": noise}, ex.rotation((degrees, (0, 0, 1)))), volume, SHAPE)
+    assert ((item.array > 0) != noise).any() == moves
+
+
 def test_transforms_of_the_segmentation_and_of_the_volume(tmp_path):
     outer = ex.transform(ex.grid(origin=(30, -20, 10), spacing=(1, 1, 1)))
     inner = ex.transform(ex.rotation((25, (1, 0.3, 0))), outer)

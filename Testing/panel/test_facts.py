@@ -194,6 +194,7 @@ def test_facts_are_kept_until_something_changes(monkeypatch):
     assert asked(*volume) and asked(*labels)
     for change in (
         edit,
+        lambda: node.GetImageData().GetPointData().GetScalars().Modified(),
         lambda: node.SetSpacing(1, 2, 3),
         lambda: node.SetAndObserveTransformNodeID(inner.GetID()),
         lambda: outer.SetMatrixTransformToParent(ex.node_matrix(ex.grid())),
