@@ -65,7 +65,8 @@ def export(kind: str, value: Any, *, unit: str = "", reference: Any = None, slab
     sentence.
     """
     description, view = read(kind, value, unit=unit, reference=reference, slab=slab)
-    array = None if view is None else np.array(view, order="C", copy=True)
+    own = view is None or (view.flags.owndata and view.flags.c_contiguous)  # labels, stacked frames, files
+    array = view if own else np.array(view, order="C", copy=True)
     node = value[0] if type(value) is tuple else parts(value)[0]
     return Exported(description, array, (node.GetID() or "") if hasattr(node, "GetID") else "")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from diffusion_backend import checks, predicates
 from diffusion_panel import declarations, exchange
+from diffusion_panel import facts as facts_module
 from diffusion_panel.facts import facts
 from diffusion_panel.geometry import ExchangeError
 
@@ -170,27 +171,36 @@ def test_the_other_kinds_have_equal_facts(tmp_path, kind):
     assert known.get("components") == (3 if kind == "vector volume" else None if kind in ("table", "file") else 1)
 
 
-def test_facts_are_kept_until_something_changes(monkeypatch):
-    from diffusion_panel import facts as module
-
+@pytest.fixture
+def asked(monkeypatch):
+    """A function like `facts` that says whether the data were looked at."""
     counted = []
-    original = module.facts_of
-    monkeypatch.setattr(module, "facts_of", lambda *a: counted.append(1) or original(*a))
-    node, mask_values = ex.volume(ex.values((2, 3, 4))), np.ones((2, 3, 4), np.uint8)
-    mask = exchange.create({"labels": {"m": 1}, "ijkToRAS": ex.grid().tolist()}, mask_values, name="m", like=node)
+    original = facts_module.facts_of
+    monkeypatch.setattr(facts_module, "facts_of", lambda *a: counted.append(1) or original(*a))
 
-    def asked(*arguments, **options):
+    def ask(*arguments, **options):
         del counted[:]
         facts(*arguments, **options)
         return bool(counted)
+
+    return ask
+
+
+def volume_and_mask():
+    node, labels = ex.volume(ex.values((2, 3, 4))), np.ones((2, 3, 4), np.uint8)
+    return node, exchange.create({"labels": {"m": 1}, "ijkToRAS": ex.grid().tolist()}, labels, name="m", like=node)
+
+
+def test_facts_are_kept_until_the_volume_or_its_place_changes(asked):
+    node, mask = volume_and_mask()
+    volume, labels = ("volume", node), ("segmentation", mask, node)
+    outer = ex.transform(np.eye(4))
+    inner = ex.transform(np.eye(4), outer)
 
     def edit():
         slicer.util.arrayFromVolume(node)[0, 0, 0] = 7
         slicer.util.arrayFromVolumeModified(node)
 
-    volume, labels = ("volume", node), ("segmentation", mask, node)
-    outer = ex.transform(np.eye(4))
-    inner = ex.transform(np.eye(4), outer)
     assert asked(*volume) and asked(*labels)
     for change in (
         edit,
@@ -202,18 +212,23 @@ def test_facts_are_kept_until_something_changes(monkeypatch):
         assert not asked(*volume) and not asked(*labels)
         change()
         assert asked(*volume) and asked(*labels), change
+    assert asked(*volume, unit="HU") and asked(*volume, slab=(0, 0, 1)) and not asked(*volume)
+
+
+def test_facts_are_kept_until_the_segmentation_changes(asked):
+    node, mask = volume_and_mask()
+    segmentation = mask.GetSegmentation()
+    assert asked("segmentation", mask, node)
     for change in (
-        lambda: mask.GetSegmentation().GetNthSegment(0).SetName("n"),
-        lambda: mask.GetSegmentation().AddEmptySegment("", "other"),
+        lambda: segmentation.GetNthSegment(0).SetName("n"),
+        lambda: segmentation.AddEmptySegment("", "other"),
         lambda: slicer.util.updateSegmentBinaryLabelmapFromArray(
-            np.zeros((2, 3, 4), np.uint8), mask, mask.GetSegmentation().GetNthSegmentID(0), node
+            np.zeros((2, 3, 4), np.uint8), mask, segmentation.GetNthSegmentID(0), node
         ),
     ):
-        assert not asked(*labels)
+        assert not asked("segmentation", mask, node)
         change()
-        assert asked(*labels), change
-    facts(*volume)
-    assert asked(*volume, unit="HU") and asked(*volume, slab=(0, 0, 1)) and not asked(*volume)
+        assert asked("segmentation", mask, node), change
 
 
 def test_unusable_inputs_raise_the_sentence_of_the_exchange_each_time():
