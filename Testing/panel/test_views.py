@@ -160,6 +160,7 @@ def test_input_with_automatic_window_keeps_its_numbers():
     before = windows.window_of(inputs["ct"])
     views.present(METHOD, inputs, nodes)
     assert windows.window_of(nodes["corrected"]) == windows.window_of(inputs["ct"]) == before
+    assert not inputs["ct"].GetDisplayNode().GetAutoWindowLevel()
 
 
 def test_ct_result_without_comparable_input_gets_a_ct_window():
@@ -175,6 +176,7 @@ def test_views_are_linked_among_themselves_and_leave_the_users_views_alone():
     for name in layouts.VIEWS:
         assert composite(name).GetLinkedControl() and composite(name).GetHotLinkedControl()
         assert widget(name).mrmlSliceNode().GetViewGroup() == layouts.GROUP
+    assert widget("Red").mrmlSliceNode().GetViewGroup() != layouts.GROUP
     red = widget("Red").sliceLogic().GetSliceOffset()
     logic = widget(layouts.VIEWS[0]).sliceLogic()
     start = logic.GetSliceOffset()
@@ -290,12 +292,26 @@ def test_a_layout_that_the_user_chose_meanwhile_stays():
     assert manager.layout == 6
 
 
+def test_the_users_layout_comes_back_after_two_changes():
+    manager = slicer.app.layoutManager()
+    manager.setLayout(6)
+    inputs, nodes = case()
+    views.present(METHOD, inputs, nodes, force=True)
+    views.show_3d(nodes["corrected"], unit="HU", force=True)
+    assert manager.layout == FOUR_UP and views.former() == 6
+    views.restore()
+    assert manager.layout == 6
+
+
 def test_nothing_moves_in_testing_mode():
+    manager = slicer.app.layoutManager()
+    manager.setLayout(6)
     inputs, nodes = case()
     slicer.util.setSliceViewerLayers(background=inputs["ct"])
     views.present(METHOD, inputs, nodes)
+    assert manager.layout == 6
     views.show_3d(nodes["corrected"], unit="HU")
-    assert slicer.app.layoutManager().layout == FOUR_UP
+    assert manager.layout == 6
     assert background("Red") is inputs["ct"]
     assert shown_range(nodes["difference"]) == (-200, 200)
 
@@ -345,6 +361,11 @@ def test_ranges_of_maps(name, limits):
 def test_range_of_a_difference_is_symmetric(values):
     low, high = colors.limits("difference", np.array(values, np.float32))
     assert low == -high < 0
+
+
+def test_amounts_are_shown_from_zero():
+    assert colors.limits("amount", np.array([3, 7], np.float32)) == (0, 7)
+    assert colors.limits("amount", np.zeros(3, np.float32)) == (0, 1)
 
 
 def test_a_few_wild_voxels_do_not_hide_a_difference():
@@ -551,7 +572,8 @@ def test_a_saved_scene_comes_back_as_it_looked(tmp_path):
     ct, corrected, difference = (slicer.util.getNode(n) for n in ("ct", "corrected", "difference"))
     assert windows.window_of(ct) == windows.window_of(corrected) == (800, 100)
     assert shown_range(difference) == (-200, 200)
-    assert difference.GetDisplayNode().GetColorNode().GetAttribute(colors.ATTRIBUTE) == "diverging"
+    table = difference.GetDisplayNode().GetColorNode()
+    assert table is colors.table("diverging") and _entry(table, colors.COUNT // 2)[3] == 0
     assert slicer.app.layoutManager().layout == layouts.LAYOUT
     assert [background(n) for n in layouts.VIEWS] == [ct, corrected, difference]
     views.restore()
