@@ -348,6 +348,20 @@ def test_a_sequence_is_compared_by_the_frame_that_its_browser_shows():
     assert background(layouts.VIEWS[1]) is proxy
 
 
+def test_colour_images_are_compared_as_they_are():
+    method = {
+        "inputs": [{"name": "he", "kind": "vector volume", "unit": ""}],
+        "outputs": [{"name": "ihc", "kind": "vector volume", "unit": "", "display": "compare"}],
+    }
+    nodes = []
+    for colour in ((200, 40, 90), (30, 160, 220)):
+        array = np.full((1, 32, 32, 3), colour, np.uint8)
+        nodes.append(slicer.util.addVolumeFromArray(array, nodeClassName="vtkMRMLVectorVolumeNode"))
+    views.present(method, {"he": nodes[0]}, {"ihc": nodes[1]}, force=True)
+    assert rgb_at(layouts.VIEWS[0], (16, 16, 0)) == (200, 40, 90)
+    assert rgb_at(layouts.VIEWS[1], (16, 16, 0)) == (30, 160, 220)
+
+
 # -- maps -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name, limits", [("difference", (-200, 200)), ("std", (0, 40)), ("shadow", (0, 1))])
 def test_ranges_of_maps(name, limits):

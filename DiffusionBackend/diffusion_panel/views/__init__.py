@@ -85,7 +85,9 @@ def _dress(declared, shown, before, main) -> dict[str, Any]:
 
 
 def _window(node, output, before) -> None:
-    if before is not None:
+    if output["kind"] == "vector volume":
+        windows.set_window([n for n in (before, node) if n is not None], *windows.TRUE_COLOURS)
+    elif before is not None:
         windows.like(node, before)
     elif output["unit"] == "HU":
         windows.set_ct([node], "soft tissue")

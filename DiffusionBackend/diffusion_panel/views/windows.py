@@ -13,6 +13,7 @@ CT_WINDOWS = {
     "lung": (1400.0, -500.0),
     "air": (1000.0, -426.0),
 }
+TRUE_COLOURS = (255.0, 127.5)  # shows 8-bit colours as they are
 
 
 def names() -> dict[str, str]:
