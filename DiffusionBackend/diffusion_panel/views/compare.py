@@ -18,10 +18,12 @@ def show(volumes: list[tuple[str, object]], below: tuple[str, ...] = (), over=No
     The user's own slice position is kept where the red view shows one of these volumes; else the slice is the one
     with the largest change (when the third volume is given) or the middle one.
     """
-    place = _place(volumes) if volumes else None
-    layouts.switch(layouts.LAYOUT, layouts.description(len(volumes), below))
+    xml = layouts.description(len(volumes), below)
     if not volumes:
+        layouts.switch(layouts.LAYOUT, xml)
         return
+    place = _place(volumes)  # before the user's views are gone
+    layouts.switch(layouts.LAYOUT, xml)
     first = volumes[0][1]
     for (label, node), name in zip(volumes, layouts.VIEWS):
         widget = layouts.manager().sliceWidget(name)
@@ -65,8 +67,8 @@ def centre_of_slice(node, k: int) -> tuple[float, float, float]:
     return to_world.TransformPoint(local)
 
 
-def _place(volumes) -> tuple[float, float, float]:
-    """Where to look (RAS, mm)."""
+def _place(volumes):
+    """Where to look in patient space (RAS, mm)."""
     red = layouts.manager().sliceWidget("Red")
     shown = {node.GetID() for _label, node in volumes}
     if red is not None and red.mrmlSliceCompositeNode().GetBackgroundVolumeID() in shown:
@@ -78,7 +80,8 @@ def _place(volumes) -> tuple[float, float, float]:
     return centre_of_slice(first, first.GetImageData().GetDimensions()[2] // 2)
 
 
-def _jump(place: tuple[float, float, float]) -> None:
+def _jump(place) -> None:
+    """Show the slices through this patient position (RAS, mm)."""
     for name in layouts.VIEWS:
         widget = layouts.manager().sliceWidget(name)
         if widget is not None:

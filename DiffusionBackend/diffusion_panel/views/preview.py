@@ -36,7 +36,10 @@ def grey(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def _spread(values: np.ndarray) -> tuple[float, float]:
     """The 1st and 99th percentile of the finite values."""
     finite = values[np.isfinite(values)]
-    return tuple(float(v) for v in np.percentile(finite, (1, 99))) if finite.size else (0.0, 1.0)
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, (1, 99))
+    return float(low), float(high)
 
 
 def _upright(values: np.ndarray, like) -> np.ndarray:
