@@ -26,7 +26,6 @@ class ModuleManager(QtCore.QObject):
     """The scripted modules and their life."""
 
     moduleAboutToBeUnloaded = QtCore.Signal(str)
-    moduleLoaded = QtCore.Signal(str)
 
     def __init__(self, parent) -> None:
         super().__init__(parent)
@@ -35,7 +34,6 @@ class ModuleManager(QtCore.QObject):
     def register(self, module) -> None:
         """Take a module that was loaded."""
         self._modules[module.name] = module
-        self.moduleLoaded.emit(module.name)
 
     def modulesNames(self) -> tuple[str, ...]:
         return tuple(self._modules)
@@ -54,11 +52,9 @@ class Application(QtWidgets.QApplication):
         self.setOrganizationName("DiffusionModels")
         self.setApplicationName("Slicer")
         self.setApplicationVersion("5.13.0")
-        self.mainApplicationName = "Slicer"
         self.majorVersion, self.minorVersion, self.revision = 5, 13, "31053"
         self.slicerHome = str(FOLDER)
         self.temporaryPath = tempfile.mkdtemp(prefix="headless-")
-        self.cachePath = self.temporaryPath
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.Format.IniFormat)
         for scope in (QtCore.QSettings.Scope.UserScope, QtCore.QSettings.Scope.SystemScope):
             QtCore.QSettings.setPath(QtCore.QSettings.Format.IniFormat, scope, self.temporaryPath + "/settings")
@@ -110,12 +106,10 @@ class Application(QtWidgets.QApplication):
     def settings(self) -> QtCore.QSettings:
         return QtCore.QSettings()
 
-    userSettings = revisionUserSettings = settings
+    userSettings = settings
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:
         return self._environment
-
-    environment = startupEnvironment
 
     def pauseRender(self) -> None:
         """Views draw only when somebody looks: nothing to hold back."""

@@ -45,13 +45,9 @@ class qSlicerScriptedLoadableModule:
     def widgetRepresentation(self):
         """The module's panel, made at the first call."""
         if self._widget is None:
-            self._widget = self.createNewWidgetRepresentation()
+            self._widget = qSlicerScriptedLoadableModuleWidget(self)
+            self._widget.reload()
         return self._widget
-
-    def createNewWidgetRepresentation(self):
-        widget = qSlicerScriptedLoadableModuleWidget(self)
-        widget.reload()
-        return widget
 
 
 class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
@@ -85,12 +81,10 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self._entered = False
         self._call("exit")
 
-    def setEditedNode(self, node, role: str = "", context: str = "") -> bool:
-        return bool(self._call("setEditedNode", node, role, context))
-
-    def _call(self, name: str, *arguments):
+    def _call(self, name: str) -> None:
         method = getattr(self._self, name, None)
-        return method(*arguments) if method else None
+        if method:
+            method()
 
 
 slicer.qSlicerScriptedLoadableModule = qSlicerScriptedLoadableModule

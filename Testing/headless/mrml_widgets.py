@@ -36,20 +36,14 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     stands_for_cpp = True
     currentNodeChanged = QtCore.Signal((object,), (bool,))
     currentNodeIDChanged = QtCore.Signal(str)
-    nodeAdded = QtCore.Signal(object)
-    nodeAddedByUser = QtCore.Signal(object)
     nodeTypes, setNodeTypes = member("QStringList", "nodeTypes", (), "_fill")
-    hideChildNodeTypes, setHideChildNodeTypes = member("QStringList", "hideChildNodeTypes", (), "_fill")
     showChildNodeTypes, setShowChildNodeTypes = member(bool, "showChildNodeTypes", True, "_fill")
     showHidden, setShowHidden = member(bool, "showHidden", False, "_fill")
     noneEnabled, setNoneEnabled = member(bool, "noneEnabled", False, "_fill")
     noneDisplay, setNoneDisplay = member(str, "noneDisplay", "None", "_fill")
-    addEnabled, setAddEnabled = member(bool, "addEnabled", True, "_fill")
-    removeEnabled, setRemoveEnabled = member(bool, "removeEnabled", True, "_fill")
+    addEnabled, setAddEnabled = member(bool, "addEnabled", True)  # these three entries are not offered here
+    removeEnabled, setRemoveEnabled = member(bool, "removeEnabled", True)
     renameEnabled, setRenameEnabled = member(bool, "renameEnabled", False)
-    editEnabled, setEditEnabled = member(bool, "editEnabled", False)
-    selectNodeUponCreation, setSelectNodeUponCreation = member(bool, "selectNodeUponCreation", True)
-    baseName, setBaseName = member(str, "baseName", "")
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -90,10 +84,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._attributes[node_type, name] = None if value is None else str(value)
         self._fill()
 
-    def removeAttribute(self, node_type: str, name: str) -> None:
-        self._attributes.pop((node_type, name), None)
-        self._fill()
-
     def currentNode(self):
         return self._current
 
@@ -117,26 +107,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def nodeFromIndex(self, index: int):
         return self._nodes()[index]
 
-    def setCurrentNodeIndex(self, index: int) -> None:
-        self._choose(self._nodes()[index] if 0 <= index < self.nodeCount() else None)
-
-    def addNode(self, node_type: str = ""):
-        """Make a node, as the entry "Create new …" does, and choose it."""
-        node = self._scene.CreateNodeByClass(node_type or self.nodeTypes[0])
-        node.UnRegister(None)
-        node.SetName(self._scene.GenerateUniqueName(self.baseName or node.GetNodeTagName()))
-        for (kind, name), value in self._attributes.items():
-            if node.IsA(kind):
-                node.SetAttribute(name, value or "")
-        self._scene.AddNode(node)
-        if self.selectNodeUponCreation:
-            self._choose(node)
-        self.nodeAddedByUser.emit(node)
-        return node
-
-    def removeCurrentNode(self) -> None:
-        self._scene.RemoveNode(self._current)
-
     # -- inside -----------------------------------------------------------------------------------------------------
     def _nodes(self) -> list:
         """The listed nodes in the order of the scene."""
@@ -146,16 +116,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _lists(self, node) -> bool:
         name = node.GetClassName()
         fits = any(node.IsA(t) if self.showChildNodeTypes else name == t for t in self.nodeTypes)
-        if not fits or name in self.hideChildNodeTypes or (node.GetHideFromEditors() and not self.showHidden):
+        if not fits or (node.GetHideFromEditors() and not self.showHidden):
             return False
         return all(node.GetAttribute(key) is not None if value is None else node.GetAttribute(key) == value
                    for (kind, key), value in self._attributes.items() if node.IsA(kind))
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _on_node(self, scene, event: str, node) -> None:
-        if event == "NodeAddedEvent" and self._lists(node):
-            self.nodeAdded.emit(node)
-        self._fill()
 
     def _on_change(self, caller, event: str) -> None:
         self._fill()
@@ -171,10 +135,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             kept = nodes[0]
         entries = [(self.noneDisplay, None)] if self.noneEnabled else []
         entries += [(n.GetName() or "", n) for n in nodes]
-        if self.addEnabled:
-            entries += [(f"Create new {_label(t)}", ("add", t)) for t in self.nodeTypes]
-        if self.removeEnabled and kept is not None:
-            entries.append((f"Delete current {_label(kept.GetClassName())}", ("remove", None)))
         self._entries = [what for _, what in entries]
         self._combo.clear()
         self._combo.addItems([text for text, _ in entries])
@@ -185,9 +145,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         if self._scene is None:
             return
         for name in _EVENTS:
-            handler = self._on_node if name.startswith("Node") else self._on_change
             event = getattr(mrml.vtkMRMLScene, name)
-            self._observed.append((self._scene, self._scene.AddObserver(event, handler)))
+            self._observed.append((self._scene, self._scene.AddObserver(event, self._on_change)))
         for node in nodes:
             self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_renamed)))
 
@@ -206,20 +165,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self.currentNodeIDChanged.emit(self._current_id())
 
     def _on_activated(self, index: int) -> None:
-        chosen = self._entries[index]
-        if not isinstance(chosen, tuple):
-            self._choose(chosen)
-        elif chosen[0] == "add":
-            self.addNode(chosen[1])
-        else:
-            self.removeCurrentNode()
+        self._choose(self._entries[index])
 
 
 def _unobserve(observed: list) -> None:
     while observed:
         target, tag = observed.pop()
         target.RemoveObserver(tag)
-
-
-def _label(class_name: str) -> str:
-    return class_name.removeprefix("vtkMRML").removesuffix("Node")

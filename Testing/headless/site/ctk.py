@@ -11,8 +11,6 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
 
     stands_for_cpp = True
     contentsCollapsed = QtCore.Signal(bool)
-    flat, setFlat = member(bool, "flat", False)
-    contentsFrameShape, setContentsFrameShape = member(int, "contentsFrameShape", 0)
 
     def __init__(self, text="", parent=None) -> None:
         super().__init__(None if isinstance(text, str) else text)
@@ -89,9 +87,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     pageStep, setPageStep = member(float, "pageStep", 10.0, "_apply")
     minimum, setMinimum = member(float, "minimum", 0.0, "_apply")
     maximum, setMaximum = member(float, "maximum", 99.0, "_apply")
-    prefix, setPrefix = member(str, "prefix", "", "_apply")
     suffix, setSuffix = member(str, "suffix", "", "_apply")
-    tracking, setTracking = member(bool, "tracking", True)
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -112,14 +108,10 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
     value = QtCore.Property(float, lambda self: self._spin.value, setValue)
 
-    def setRange(self, low: float, high: float) -> None:
-        self.minimum, self.maximum = low, high
-
     def _apply(self) -> None:
         self._spin.setDecimals(self.decimals)
         self._spin.setRange(self.minimum, self.maximum)
         self._spin.setSingleStep(self.singleStep)
-        self._spin.setPrefix(self.prefix)
         self._spin.setSuffix(self.suffix)
         blocked = self._slider.blockSignals(True)
         self._slider.setRange(0, round((self.maximum - self.minimum) / self.singleStep))
@@ -145,12 +137,9 @@ class ctkPathLineEdit(QtWidgets.QWidget):
     """A path to type, or to pick with the button."""
 
     stands_for_cpp = True
-    NoFilter, Files, Dirs, Writable = 0, 2, 1, 0x20  # the values of QDir's filters, as CTK has them
     currentPathChanged = QtCore.Signal(str)
     validInputChanged = QtCore.Signal(bool)
-    filters, setFilters = member(int, "filters", 2)
     nameFilters, setNameFilters = member("QStringList", "nameFilters", ())
-    settingKey, setSettingKey = member(str, "settingKey", "")
 
     def __init__(self, parent=None) -> None:
         super().__init__(parent)
@@ -171,15 +160,9 @@ class ctkPathLineEdit(QtWidgets.QWidget):
 
     currentPath = QtCore.Property(str, lambda self: self._line.text, setCurrentPath)
 
-    def addCurrentPathToHistory(self) -> None:
-        """The application remembers the path; here nothing is kept."""
-
     def browse(self) -> None:
-        pick = QtWidgets.QFileDialog
-        if self.filters & self.Dirs:
-            path = pick.getExistingDirectory(self, "", self.currentPath)
-        else:
-            path = pick.getOpenFileName(self, "", self.currentPath, ";;".join(self.nameFilters))[0]
+        filters = ";;".join(self.nameFilters)
+        path = QtWidgets.QFileDialog.getOpenFileName(self, "", self.currentPath, filters)[0]
         if path:
             self.setCurrentPath(path)
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import headless
 import pytest
 import slicer
 import vtk
+
+import headless
 
 FOLDER = Path(headless.FOLDER)
 TEST = """
@@ -75,9 +76,9 @@ def test_the_runner_tests_and_photographs(tmp_path):
 
 @pytest.mark.parametrize("what", CODES)
 def test_a_report_fails_the_test_and_the_process(tmp_path, what):
-    shutil.copy(FOLDER / "tests" / "conftest.py", tmp_path / "conftest.py")
-    text = (tmp_path / "conftest.py").read_text().replace("Path(__file__).resolve().parents[2]", repr(str(FOLDER.parent)))
-    (tmp_path / "conftest.py").write_text(text)
+    conftest = (FOLDER / "tests" / "conftest.py").read_text()
+    here = conftest.replace("Path(__file__).resolve().parents[2]", repr(str(FOLDER.parent)))
+    (tmp_path / "conftest.py").write_text(here)
     (tmp_path / "test_it.py").write_text(TEST.format(what=what, code=CODES[what]))
     ended = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path)
     assert ended.returncode == 1 and "2 passed, 1 error" in ended.stdout, ended.stdout

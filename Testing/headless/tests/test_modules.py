@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import headless
 import pytest
 import slicer
+
+import headless
 
 SOURCE = '''
 import qt, slicer

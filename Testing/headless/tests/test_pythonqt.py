@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 
 import ctk
-import headless
 import pytest
 import qt
 import slicer
+
+import headless
 
 
 def test_properties_are_attributes_and_setters_are_methods():

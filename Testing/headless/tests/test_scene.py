@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import headless
 import numpy as np
 import pytest
 import slicer
 import vtk
+
+import headless
 
 
 def volume(array: np.ndarray, name: str = "CT"):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctk
-import headless
 import numpy as np
 import pytest
 import qt
 import slicer
 
+import headless
+
 UI = """<ui version="4.0"><widget class="qMRMLWidget" name="top"><layout class="QVBoxLayout" name="box">
 <item><widget class="ctkCollapsibleButton" name="part"><property name="text"><string>Part</string></property>
 <property name="collapsed"><bool>true</bool></property><layout class="QVBoxLayout" name="inner"><item>
-<widget class="{kind}" name="selector"><property name="nodeTypes"><stringlist><string>vtkMRMLTextNode</string></stringlist>
-</property></widget></item></layout></widget></item></layout></widget>
+<widget class="{kind}" name="selector"><property name="nodeTypes"><stringlist><string>vtkMRMLTextNode</string>
+</stringlist></property></widget></item></layout></widget></item></layout></widget>
 <customwidgets><customwidget><class>qMRMLWidget</class><extends>QWidget</extends><container>1</container></customwidget>
 <customwidget><class>ctkCollapsibleButton</class><extends>QWidget</extends><container>1</container></customwidget>
 <customwidget><class>{kind}</class><extends>QWidget</extends></customwidget></customwidgets>
