@@ -31,6 +31,7 @@ class JobView:
         ui.cancelJobButton.connect("clicked()", self.cancel_selected)
         ui.cancelAllButton.connect("clicked()", self.cancel_all)
         ui.copyReportButton.connect("clicked()", self.copy_report)
+        ui.logSection.connect("contentsCollapsed(bool)", self._on_fold)
 
     def watch(self, job: Any) -> None:
         """Show a new job."""
@@ -92,11 +93,22 @@ class JobView:
             self.ui.progressBar.setMaximum(0 if _fraction(job) is None else WHOLE)
             self.ui.progressBar.setValue(round(WHOLE * (_fraction(job) or 0)))
             self.ui.progressLabel.setText(progress_text(job))
-        if selected is not None and self.ui.logSection.collapsed is False:
-            self.ui.logText.setPlainText("\n".join(selected.log))
+        told = job or selected
+        self.domain.say("\n".join(told.warnings) if told is not None else "")
+        self._show_log(selected)
+
+    def _show_log(self, job: Any) -> None:
+        """The report of a job that is over: a log of half a run would say nothing that the progress doesn't."""
+        if self.ui.logSection.collapsed:
+            return
+        text = self.logic.report(job) if job is not None and job.is_over else ""
+        if self.ui.logText.plainText != text:
+            self.ui.logText.setPlainText(text)
+
+    def _on_fold(self, collapsed: bool) -> None:
+        self.refresh()
 
     def _on_changed(self, job: Any) -> None:
-        self.domain.say("\n".join(job.warnings))
         self.refresh()
 
     def _on_previewed(self, job: Any) -> None:

@@ -147,7 +147,9 @@ def fill_table(widget: Any, node: Any) -> None:
             item = qt.QTableWidgetItem(_short(node.GetCellText(row, column)))
             item.setToolTip(node.GetCellText(row, column))
             widget.setItem(row, column, item)
+    widget.verticalHeader().hide()
     widget.resizeColumnsToContents()
+    widget.resizeRowsToContents()
 
 
 def _short(text: str) -> str:

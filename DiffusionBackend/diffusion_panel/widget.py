@@ -84,6 +84,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user comes to this module."""
         if self.ui is not None:
             self.attach()
+            self.inputs.refresh()
             self.recovery.refresh()
             self.results.refresh()
             self.check()
@@ -209,6 +210,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             state.store(self.node, self.read())
         finally:
             self._storing = False
+        self.jobs.error.say("")
         self.models.follow(self.form.values())
         self.estimate.forget()
         self._check_timer.start()
@@ -216,9 +218,10 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _chain_focus(self) -> None:
         """Tab goes through the generated widgets where they are, not after everything else."""
         ui = self.ui
-        order = [ui.searchLine, ui.methodList, ui.bibtexButton, *self.models.combos.values()]
-        order += [*self.inputs.focus_widgets(), ui.presetCombo, ui.resetButton]
-        order += [*self.form.widgets("basic"), *self.form.widgets("advanced"), ui.deviceCombo]
+        order = [ui.methodSection, ui.searchLine, ui.methodList, ui.bibtexButton, *self.models.combos.values()]
+        order += [ui.inputsSection, *self.inputs.focus_widgets(), ui.parametersSection, ui.presetCombo, ui.resetButton]
+        order += [*self.form.widgets("basic"), ui.advancedSection, *self.form.widgets("advanced")]
+        order += [ui.runSection, ui.deviceCombo]
         for before, after in zip(order, order[1:]):
             qt.QWidget.setTabOrder(before, after)
 

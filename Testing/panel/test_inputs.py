@@ -16,6 +16,17 @@ from diffusion_panel.inputs import KINDS, InputForm
 GEOMETRY = {"type": "parallel", "angles_deg": [0, 60, 120], "bins": 8, "bin_mm": 1.5}
 
 
+_made: list = []
+
+
+@pytest.fixture(autouse=True)
+def released():
+    """The widgets of a test let go of the scene at its end."""
+    yield
+    while _made:
+        _made.pop().release()
+
+
 class Changes:
     """Counts what an input tells."""
 
@@ -29,7 +40,8 @@ class Changes:
 def field(kind, **declared):
     changes = Changes()
     described = {"name": "data", "kind": kind, "unit": "", "required": True, "help": "Help."} | declared
-    return KINDS[kind](described, changes), changes
+    _made.append(KINDS[kind](described, changes))
+    return _made[-1], changes
 
 
 def volume(name="CT", node_class="vtkMRMLScalarVolumeNode", shape=(3, 4, 5)):
@@ -142,6 +154,25 @@ def test_structures_are_named_by_segment_and_can_be_renamed():
     again.set_node(node)
     again.set_extra(json.loads(json.dumps(made.extra())))
     assert again.value() == made.value()
+
+
+def test_segments_that_come_and_go_are_followed_and_marks_stay():
+    made, _ = field("segmentation")
+    node = segmentation("metal", "bone", "coil")
+    made.set_node(node)
+    made.set_extra({"left_out": ["id-bone"]})
+    node.GetSegmentation().RemoveSegment("id-coil")
+    node.GetSegmentation().AddEmptySegment("id-wire", "wire")
+    made.refresh()
+    assert made.value() == (node, {"metal": "id-metal", "wire": "id-wire"})
+    named, changes = field("structures")
+    named.set_node(node)
+    named.set_extra({"structures": {"id-bone": "", "id-metal": "Implant"}})
+    node.GetSegmentation().AddEmptySegment("id-cord", "cord")
+    before = changes.count
+    named.refresh()
+    assert named.value() == (node, {"Implant": "id-metal", "wire": "id-wire", "cord": "id-cord"})
+    assert changes.count == before
 
 
 def test_text_is_typed_or_taken_from_a_node():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+from pathlib import Path
 
 import headless
 import numpy as np
@@ -13,6 +14,7 @@ from headless import errors
 
 from diffusion_panel import declarations
 from diffusion_panel.method_chooser import RUNNABLE
+from diffusion_panel.recovery import Entry
 
 from .panels import MODULES, ct_with_metal, panel, wait
 
@@ -79,7 +81,7 @@ def test_cancel_ends_the_job_and_leaves_the_scene_as_it_was(reconstruction):
     ui.applyButton.click()
     job = shown.jobs.watched[0]
     wait(lambda: "left" in ui.progressLabel.text, "the remaining time")
-    assert "item 0 of 8" in ui.progressLabel.text and "MB" in ui.progressLabel.text
+    assert "of 8" in ui.progressLabel.text and "MB" in ui.progressLabel.text
     ui.applyButton.click()
     wait(lambda: job.is_over)
     assert job.state == "cancelled" and slicer.mrmlScene.GetNumberOfNodes() == nodes
@@ -330,6 +332,69 @@ def test_nothing_is_cut_off_at_400_pixels(module, palette, tmp_path):
     finally:
         headless.palette("light")
         shown.ui.advancedSection.collapsed = True
+
+
+def test_tab_goes_through_the_generated_widgets_where_they_are(reconstruction):
+    shown, ui = reconstruction, reconstruction.ui
+    for method in (SLOW, FAST):
+        shown.choose(method)
+        order, widget = [], ui.searchLine
+        while widget is not ui.applyButton:
+            order.append(widget)
+            widget = widget.nextInFocusChain()
+            assert len(order) < 1000
+        wanted = [ui.searchLine, ui.methodList, *shown.models.combos.values()]
+        wanted += [f.selector for f in shown.inputs.fields.values()] + [ui.presetCombo]
+        wanted += [*shown.form.widgets("basic"), ui.advancedSection, *shown.form.widgets("advanced")]
+        wanted += [ui.runSection, ui.deviceCombo, ui.threadsSpin, ui.seedSpin, ui.roiSelector]
+        places = [order.index(w) for w in wanted]
+        assert places == sorted(places)
+
+
+def test_a_result_that_was_never_loaded_is_offered(reconstruction, monkeypatch):
+    shown, ui = reconstruction, reconstruction.ui
+    entries = [Entry(Path("a"), FAST, 1.8e9, ("corrected",)), Entry(Path("b"), "unknown", 1.7e9, ())]
+    calls = []
+    monkeypatch.setattr(shown.logic, "recoverable", lambda: list(entries))
+    monkeypatch.setattr(shown.logic, "recover", lambda e: calls.append(("recover", entries.pop(0))))
+    monkeypatch.setattr(shown.logic, "discard", lambda e: calls.append(("discard", entries.pop(0))))
+    shown.recovery.refresh()
+    name = declarations.method(FAST)["name"]
+    assert not ui.recoverFrame.isHidden() and name in ui.recoverLabel.text and "1 more" in ui.recoverLabel.text
+    ui.recoverButton.click()
+    ui.discardButton.click()
+    assert [what for what, _ in calls] == ["recover", "discard"] and ui.recoverFrame.isHidden()
+
+
+def test_warnings_of_the_domain_are_shown_with_their_job(reconstruction):
+    shown, ui = reconstruction, reconstruction.ui
+    filled(shown)
+    job = shown.apply()
+    job.warnings.append("Outside what the model was trained on.")
+    job.changed.emit(job)
+    assert ui.domainLabel.text == "Outside what the model was trained on." and not ui.domainFrame.isHidden()
+    wait(lambda: job.is_over)
+    assert not ui.domainFrame.isHidden()
+    shown.apply()
+    assert ui.domainFrame.isHidden()
+
+
+def test_metrics_are_shown_where_a_reference_was_given(reconstruction):
+    shown, ui = reconstruction, reconstruction.ui
+    ct = filled(shown)
+    ui.referenceSelector.setCurrentNode(ct)
+    job = shown.apply()
+    wait(lambda: job.is_over)
+    assert job.state == "done", job.message
+    assert not ui.metricsTable.isHidden()
+    assert ui.metricsTable.rowCount == job.nodes["metrics"].GetNumberOfRows() > 0
+    ui.compareButton.click()
+    assert not ui.layoutButton.isHidden()
+    ui.layoutButton.click()
+    assert ui.layoutButton.isHidden()
+    ui.showButton.click()
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetBackgroundVolumeID() == job.nodes["corrected"].GetID()
 
 
 def test_no_slot_has_failed():

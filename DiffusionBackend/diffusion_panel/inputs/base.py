@@ -57,6 +57,13 @@ class InputField:
         """Choose what `value()` gave, or nothing for None."""
         self.set_node(value)
 
+    def refresh(self) -> None:
+        """Follow what has changed inside the chosen node; choices that still make sense stay."""
+        extra, self._setting = self.extra(), True
+        self.on_node(self.node())
+        self.set_extra(extra)
+        self._setting = False
+
     def focus_widgets(self) -> list[Any]:
         """The widgets that take the keyboard, in order."""
         return [self.selector] if self.selector else []

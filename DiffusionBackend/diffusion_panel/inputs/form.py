@@ -67,6 +67,11 @@ class InputForm:
         if needed and node.GetClassName() in needed[0].types:
             needed[0].set_node(node)
 
+    def refresh(self) -> None:
+        """Follow what other modules have changed in the chosen nodes."""
+        for field in self.fields.values():
+            field.refresh()
+
     def clear(self) -> None:
         """Choose nothing, so that no widget holds on to a node of a scene that closes."""
         for field in self.fields.values():

@@ -45,12 +45,6 @@ class SegmentationInput(InputField):
         self.segments.setVisible(len(self._ids) > 1)
         self._setting = False
 
-    def refresh(self) -> None:
-        """Follow segments that were added, removed or renamed; the marks of the others stay."""
-        extra = self.extra()
-        self.on_node(self.node())
-        self.set_extra(extra)
-
     def chosen(self) -> list[str]:
         """Ids of the segments that count."""
         marked = [self.segments.item(row).checkState() == qt.Qt.Checked for row in range(len(self._ids))]
@@ -124,31 +118,31 @@ class StructuresInput(InputField):
         self._setting = False
 
     def names(self) -> dict[str, str]:
-        """Segment id -> structure, for the segments that have one."""
-        named = {s: self.table.item(row, 1).text().strip() for row, s in enumerate(self._ids)}
-        return {segment_id: name for segment_id, name in named.items() if name}
+        """Segment id -> structure; "" for a segment that is left out."""
+        return {s: self.table.item(row, 1).text().strip() for row, s in enumerate(self._ids)}
 
     def extra(self) -> dict[str, Any]:
         return {"structures": self.names()} if self._ids else {}
 
     def set_extra(self, extra: dict[str, Any]) -> None:
-        names = extra.get("structures")
-        if names is None:
-            return
+        names = extra.get("structures", {})
         self._setting = True
         for row, segment_id in enumerate(self._ids):
-            self.table.item(row, 1).setText(names.get(segment_id, ""))
+            if segment_id in names:
+                self.table.item(row, 1).setText(names[segment_id])
         self._setting = False
 
     def value(self) -> Any:
         node = self.node()
-        return (node, {name: segment_id for segment_id, name in self.names().items()}) if node else None
+        named = {name: segment_id for segment_id, name in self.names().items() if name}
+        return (node, named) if node else None
 
     def take(self, value: Any) -> None:
         node, names = value if isinstance(value, tuple) else (value, None)
         self.set_node(node)
         if names:
-            self.set_extra({"structures": {segment_id: name for name, segment_id in names.items()}})
+            by_id = {segment_id: name for name, segment_id in names.items()}
+            self.set_extra({"structures": {s: by_id.get(s, "") for s in self._ids}})
 
     def focus_widgets(self) -> list[Any]:
         return [self.selector, self.table]
