@@ -132,6 +132,10 @@ def test_a_collapsed_part_hides_its_content_and_shows_it_again():
     assert not inside.visible and part.maximumHeight < 60
     part.collapsed = False
     assert inside.visible and not secret.visible
+    inside.hide()
+    part.collapsed = True
+    part.collapsed = False
+    assert not inside.visible
 
 
 def pixels(widget, path, width: int = 300) -> np.ndarray:
