@@ -36,13 +36,15 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     stands_for_cpp = True
     currentNodeChanged = QtCore.Signal((object,), (bool,))
     currentNodeIDChanged = QtCore.Signal(str)
+    nodeAddedByUser = QtCore.Signal(object)
     nodeTypes, setNodeTypes = member("QStringList", "nodeTypes", (), "_fill")
     showChildNodeTypes, setShowChildNodeTypes = member(bool, "showChildNodeTypes", True, "_fill")
     showHidden, setShowHidden = member(bool, "showHidden", False, "_fill")
     noneEnabled, setNoneEnabled = member(bool, "noneEnabled", False, "_fill")
     noneDisplay, setNoneDisplay = member(str, "noneDisplay", "None", "_fill")
-    addEnabled, setAddEnabled = member(bool, "addEnabled", True)  # these three entries are not offered here
-    removeEnabled, setRemoveEnabled = member(bool, "removeEnabled", True)
+    addEnabled, setAddEnabled = member(bool, "addEnabled", True, "_fill")
+    baseName, setBaseName = member(str, "baseName", "")
+    removeEnabled, setRemoveEnabled = member(bool, "removeEnabled", True)  # the entries of these two are not here
     renameEnabled, setRenameEnabled = member(bool, "renameEnabled", False)
 
     def __init__(self, parent=None) -> None:
@@ -107,6 +109,18 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def nodeFromIndex(self, index: int):
         return self._nodes()[index]
 
+    def addNode(self, node_type: str = ""):
+        """Make a node, as the entry "Create new …" does, and choose it."""
+        node = self._scene.AddNewNodeByClass(node_type or self.nodeTypes[0])
+        node.SetName(self._scene.GenerateUniqueName(self.baseName or node.GetNodeTagName()))
+        for (kind, name), value in self._attributes.items():
+            if node.IsA(kind):
+                node.SetAttribute(name, value or "")
+        self._fill()
+        self._choose(node)
+        self.nodeAddedByUser.emit(node)
+        return node
+
     # -- inside -----------------------------------------------------------------------------------------------------
     def _nodes(self) -> list:
         """The listed nodes in the order of the scene."""
@@ -135,6 +149,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             kept = nodes[0]
         entries = [(self.noneDisplay, None)] if self.noneEnabled else []
         entries += [(n.GetName() or "", n) for n in nodes]
+        if self.addEnabled:  # the type of the node to make stands in place of a node
+            entries += [(f"Create new {t.removeprefix('vtkMRML').removesuffix('Node')}", t) for t in self.nodeTypes]
         self._entries = [what for _, what in entries]
         self._combo.clear()
         self._combo.addItems([text for text, _ in entries])
@@ -165,7 +181,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self.currentNodeIDChanged.emit(self._current_id())
 
     def _on_activated(self, index: int) -> None:
-        self._choose(self._entries[index])
+        chosen = self._entries[index]
+        if isinstance(chosen, str):
+            self.addNode(chosen)
+        else:
+            self._choose(chosen)
 
 
 def _unobserve(observed: list) -> None:

@@ -95,6 +95,17 @@ def test_the_selector_follows_names_and_a_closed_scene(scene):
     assert combo.currentNode() is None and combo.nodeCount() == 0
 
 
+def test_the_user_can_make_a_node(scene):
+    combo, got = selector("vtkMRMLTextNode"), []
+    combo.baseName = "Prompt"
+    combo.connect("nodeAddedByUser(vtkMRMLNode*)", got.append)
+    entry = combo._combo.findText("Create new Text")
+    combo._combo.activated.emit(entry)
+    assert got == [combo.currentNode()] and got[0].GetName() == "Prompt"
+    combo.addEnabled = False
+    assert combo._combo.findText("Create new Text") == -1
+
+
 def test_a_deleted_selector_no_longer_listens(scene):
     combo = selector("vtkMRMLTextNode")
     combo.deleteLater()
