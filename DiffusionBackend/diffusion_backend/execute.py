@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import checks, estimate, provenance
+from . import checks, device, estimate, provenance
 from .data import Item
 from .errors import InputError, ModelError
 from .method import Method, ModelSlot
@@ -65,7 +65,7 @@ def execute(module: Any, request: Request, inputs: Mapping[str, Item], around: S
     p = validate(method.parameters, request.parameters, _preset(method, request.preset))
     _check_inputs(method, inputs)
     checks.enforce(method.checks(), inputs, p)
-    settings = _settings(request)
+    settings = _settings(request, around.report)
     models = _models(method, request.models)
     card, load = around.card, around.load
     cards = {s.name: _card(s, card(models[s.name])) for s in method.models if s.used(p)} if card else {}
@@ -101,19 +101,7 @@ def _repeat(module: Any, run: Run, inputs: Mapping[str, Item]) -> dict[str, Item
     return samples.outputs()
 
 
-def choose_device(asked: str) -> str:
-    """The device to use; InputError when the one asked for isn't there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there.get(asked):
-        raise InputError(
-            f"The device '{asked}' isn't available here. Available: {', '.join(d for d in there if there[d])}."
-        )
-    return asked
-
-
-def _settings(request: Request) -> Settings:
+def _settings(request: Request, report: Report) -> Settings:
     for name, value, low, high in (
         ("samples", request.samples, 1, 64),
         ("seed", request.seed, 0, 2**63 - 1),
@@ -127,8 +115,8 @@ def _settings(request: Request) -> Settings:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
         False  # full float32, see architecture §4.3
     )
-    device, batch = choose_device(request.device), request.batch or BATCH
-    return Settings(request.seed, request.samples, device, torch.get_num_threads(), batch)
+    chosen = device.choose(request.device, lambda sentence: report({"event": "warning", "message": sentence}))
+    return Settings(request.seed, request.samples, chosen, torch.get_num_threads(), request.batch or BATCH)
 
 
 def _preset(method: Method, preset: str) -> Mapping[str, Any]:

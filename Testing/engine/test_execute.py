@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_backend import estimate, job, memory, methods
+from diffusion_backend import device, estimate, job, memory, methods
 from diffusion_backend.data import PatientGeometry, Segmentation, projections, volume
 from diffusion_backend.errors import Cancelled, InputError, MemoryExhausted, ModelError
-from diffusion_backend.execute import Request, Surroundings, choose_device, execute
+from diffusion_backend.execute import Request, Surroundings, execute
 from diffusion_backend.io.folders import temporary
 from diffusion_backend.items import slices
 from diffusion_backend.method import Input, Method, ModelSlot, Output, Stage
@@ -111,7 +111,52 @@ def test_inputs_that_are_missing_or_unknown_are_sentences():
 
 def test_seed_zero_is_a_seed_and_auto_takes_a_device():
     assert execute(Denoises(), Request("test", seed=0), {"ct": ct()}, around()).record["seed"] == 0
-    assert choose_device("auto") in ("cpu", "cuda", "mps")
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A device "cuda" made of the CPU: `spoil` says what its convolutions do to their result."""
+
+    def make(spoil):
+        monkeypatch.setattr(device, "available", lambda name: name in ("cpu", "cuda"))
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *a, **k: tensor)
+        for name in ("conv2d", "conv3d"):
+            true, calls = getattr(torch.nn.functional, name), []
+
+            def convolve(x, w, true=true, calls=calls):
+                calls.append(None)  # the second call of a pair is the one on the device
+                return true(x, w) if len(calls) % 2 else spoil(true(x, w), x.ndim - 2)
+
+            monkeypatch.setattr(torch.nn.functional, name, convolve)
+
+    return make
+
+
+def _fail(result, dims):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+@pytest.mark.parametrize(
+    "spoil,words",
+    [
+        (_fail, "because this torch build has no code for it"),
+        (lambda result, dims: result * (1.01 if dims == 3 else 1), "because a 3D convolution gives wrong values on it"),
+    ],
+)
+def test_a_device_that_computes_wrongly_is_not_used_and_never_replaced_silently(accelerator, spoil, words):
+    accelerator(spoil)
+    warnings = []
+    assert device.choose("auto", warnings.append) == "cpu"
+    assert len(warnings) == 1 and words in warnings[0] and "'cuda'" in warnings[0]
+    with pytest.raises(InputError, match=words):
+        device.choose("cuda", warnings.append)
+
+
+def test_a_device_that_computes_rightly_is_taken(accelerator):
+    accelerator(lambda result, dims: result * (1 + 1e-6))
+    assert device.choose("auto", pytest.fail) == device.choose("cuda", pytest.fail) == "cuda"
+    with pytest.raises(InputError, match="'mps' isn't available here. Available: cuda, cpu"):
+        device.choose("mps", pytest.fail)
 
 
 @pytest.mark.parametrize(
