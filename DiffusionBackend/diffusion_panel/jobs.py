@@ -47,8 +47,8 @@ class Signal:
         for listener in list(self._listeners):
             try:
                 listener(*arguments)
-            except Exception:  # the application reports it as it does for its own slots
-                sys.excepthook(*sys.exc_info())
+            except Exception as error:  # the application reports it as it does for its own slots
+                sys.excepthook(type(error), error, error.__traceback__)
 
 
 class Job:
@@ -68,7 +68,6 @@ class Job:
         self.preview: np.ndarray | None = None
         self.kind = self.message = self.remedy = ""
         self.warnings: list[str] = []
-        self.nodes: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
         self.log: list[str] = []
         self.started: float | None = None
@@ -80,6 +79,16 @@ class Job:
     def title(self) -> str:
         """Name of the input, for the screen alone."""
         return self.transfer.title
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """Output name -> result node, those that are still in the scene; empty before the end."""
+        return self.transfer.nodes() if self.is_over else {}
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Input name -> node, text or path that the job was started with; without nodes that left the scene."""
+        return self.transfer.inputs()
 
     @property
     def is_over(self) -> bool:
@@ -107,9 +116,19 @@ class Transfer:
         """Turn a result into nodes."""
         raise NotImplementedError
 
-    def finish(self, complete: bool) -> dict[str, Any]:
-        """The nodes of the job after its last part; when not `complete` only what a cancelled job may keep."""
-        raise NotImplementedError
+    def finish(self) -> None:
+        """The job is over, complete or not; from here on no node is held, so that removing it frees its memory."""
+
+    def nodes(self) -> dict[str, Any]:
+        """What the job has put into the scene, by output name."""
+        return {}
+
+    def inputs(self) -> dict[str, Any]:
+        """What the job was started with, by input name."""
+        return {}
+
+    def forget(self) -> None:
+        """The scene is closed: nothing of it is known any more."""
 
     def secrets(self) -> list[str]:
         """Names and paths that no report may hold."""

@@ -165,12 +165,17 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
 
     def _add(self, method: str, inputs: Mapping[str, Any], params: Any, **arguments: Any) -> Job:
         request = make_request(method, inputs, params, **arguments)
-        job = Job(SceneTransfer(request), method=method, plan_only=request.plan_only)
+        try:
+            job = Job(SceneTransfer(request), method=method, plan_only=request.plan_only)
+        except ExchangeError as error:
+            raise InputProblem(str(error)) from None
         self.queue.add(job)
         return job
 
     def _on_scene_close(self, caller: Any, event: str) -> None:
         self.cancel()
+        for job in self.jobs:
+            job.transfer.forget()
 
 
 def make_request(method: str, inputs: Mapping[str, Any], params: Any = None, **arguments: Any) -> Request:

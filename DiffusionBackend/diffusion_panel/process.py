@@ -59,14 +59,14 @@ class Worker:
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}  # type: ignore
         self._events, self.ready, self._ended_at = queue.Queue(), False, None
         self.log.clear()
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self._process = subprocess.Popen(
-            command, cwd=PACKAGES, env=self._environment or environment(), bufsize=-1, **pipes, **apart
+        pipe, around = subprocess.PIPE, self._environment or environment()
+        process: Any = subprocess.Popen(
+            command, cwd=PACKAGES, env=around, stdin=pipe, stdout=pipe, stderr=pipe, **apart
         )
-        assert self._process.stdout and self._process.stderr
+        self._process = process
         self._readers = [
             threading.Thread(target=self._read, args=(stream, self._events), daemon=True)
-            for stream in (self._process.stdout, self._process.stderr)
+            for stream in (process.stdout, process.stderr)
         ]
         for reader in self._readers:
             reader.start()

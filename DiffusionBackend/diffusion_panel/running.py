@@ -65,7 +65,7 @@ class Run:
             if not self.job.plan_only:
                 yield from self._import(part)
             self._remove_folder()
-        self.job.nodes = self.job.transfer.finish(True)
+        self.job.transfer.finish()
         end(self.job, "done")
 
     def _export(self, part: int) -> Iterator[None]:
@@ -180,10 +180,10 @@ class Run:
             remedy = _("The result is kept: recover it when the cause is gone.")
         self._remove_folder()
         try:
-            self.job.nodes = self.job.transfer.finish(False)
-        except Exception:  # the job ends all the same; the application reports the error
-            sys.excepthook(*sys.exc_info())
-        if self.job.nodes:
+            self.job.transfer.finish()
+        except Exception as error:  # the job ends all the same; the application reports the error
+            sys.excepthook(type(error), error, error.__traceback__)
+        if self.job.transfer.nodes():
             message += " " + _("The frames that were finished are kept.")
         end(self.job, state, kind, message, remedy)
 

@@ -39,12 +39,10 @@ class ArrayTransfer(Transfer):
         yield
 
     def take(self, record: dict[str, Any], arrays: dict[str, np.ndarray], part: int) -> Iterator[None]:
-        self.taken.update(arrays)
         yield
+        self.taken.update(arrays)
 
-    def finish(self, complete: bool) -> dict[str, Any]:
-        if not complete:
-            self.taken.clear()
+    def nodes(self) -> dict[str, Any]:
         return self.taken
 
 

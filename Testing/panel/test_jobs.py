@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_panel import process, queueing, recovery
+from diffusion_panel import process, queueing, recovery, running
 from diffusion_panel.jobs import EngineFailure, InputProblem
 from diffusion_panel.recovery import Folders
 
@@ -125,7 +125,9 @@ def test_cancel_ends_a_grandchild(queue, tmp_path):
     assert not exists(grandchild)
 
 
-def test_cancel_while_the_worker_starts(tmp_path):
+def test_cancel_while_the_worker_starts(tmp_path, monkeypatch):
+    """There is nothing to be patient with."""
+    monkeypatch.setattr(running, "PATIENCE_SECONDS", 10 * HANG_SECONDS)
     queue = make_queue(tmp_path, "hang")
     job = add(queue)
     until(lambda: job.state == "running")
@@ -136,7 +138,7 @@ def test_cancel_while_the_worker_starts(tmp_path):
 def test_cancel_while_exporting(queue, monkeypatch):
     """The writing thread is slow; it notices the cancel between two pieces."""
     monkeypatch.setattr(recovery, "CHUNK_BYTES", 4)
-    job = add(queue, array=np.zeros(400_000, np.float32))
+    job = add(queue, array=np.zeros(100_000_000, np.float32))
     until(lambda: job.state == "exporting" and folders_left(queue))
     cancelled(queue, job)
 

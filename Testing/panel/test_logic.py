@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -120,6 +121,30 @@ def test_the_input_isn_t_written_to(logic):
     before = arrayFromVolume(volume).copy()
     logic.run("a11", {"ct": volume})
     assert np.array_equal(arrayFromVolume(volume), before)
+
+
+def test_a_finished_job_holds_no_node(logic):
+    """Removing input and results frees their memory though the history of jobs goes on."""
+    volume = ct()
+    job = logic.run("a11", {"ct": volume}, wait=False)
+    until(lambda: job.is_over)
+    assert job.inputs == {"ct": volume}
+    deleted = set()
+    for name, node in (("input", volume), ("result", job.nodes["corrected"])):
+        node.AddObserver(vtk.vtkCommand.DeleteEvent, lambda caller, event, name=name: deleted.add(name))
+        slicer.mrmlScene.RemoveNode(node)
+    del volume, node
+    gc.collect()
+    assert deleted == {"input", "result"} and job.inputs == {} and list(job.nodes) == ["report"]
+
+
+def test_a_closed_scene_is_forgotten(logic):
+    job = logic.run("a11", {"ct": ct()}, wait=False)
+    until(lambda: job.is_over)
+    slicer.mrmlScene.Clear(0)
+    for _ in range(3):
+        ct()
+    assert job.nodes == {} and job.inputs == {} and logic.report(job)
 
 
 # ---- failures leave the scene as it was ----
@@ -321,6 +346,7 @@ def test_provenance_survives_a_saved_scene(logic, tmp_path):
     volume = ct()
     nodes = logic.run("a11", {"ct": volume}, {"steps": 7}, seed=5)
     expected = logic.settings_of(nodes["corrected"])
+    assert (expected["seed"], expected["batch"], expected["threads"], expected["device"]) == (5, 8, 1, "cpu")
     bundle = str(tmp_path / "scene.mrb")
     assert slicer.util.saveScene(bundle)
     slicer.mrmlScene.Clear(0)
@@ -414,6 +440,17 @@ def test_the_frame_that_is_shown(logic):
     for value in (sequence, browser, browser.GetProxyNode(sequence)):
         result = logic.run("a11", {"ct": value})["corrected"]
         assert arrayFromVolume(result)[0, 0, 0] == 3
+        assert logic.settings_of(result)["frames"] == 2
+    browser.SetSelectedItemNumber(0)
+    again = logic.run(**logic.settings_of(result))["corrected"]
+    assert arrayFromVolume(again)[0, 0, 0] == 3
+
+
+def test_an_empty_sequence_is_refused_with_a_sentence(logic):
+    sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "empty")
+    for frames in ("all", None):
+        with pytest.raises(InputProblem, match="0 frames"):
+            logic.run("a11", {"ct": sequence}, frames=frames)
 
 
 # ---- the real engine ----

@@ -16,7 +16,7 @@ from slicer.util import addVolumeFromArray, arrayFromVolume
 
 from diffusion_panel import recovery
 from diffusion_panel.logic import DiffusionLogic, EngineFailure
-from diffusion_panel.recovery import DAY, KEEP_DAYS, RESULT, Folders
+from diffusion_panel.recovery import DAY, RESULT, Folders
 
 from .engines import dummy_worker, exists, until
 
@@ -121,7 +121,7 @@ def complete(root: Path, name: str, days: float) -> Path:
 
 
 def test_what_is_older_than_14_days_is_removed(tmp_path):
-    old, young = complete(tmp_path, "old", KEEP_DAYS + 0.1), complete(tmp_path, "young", KEEP_DAYS - 0.1)
+    old, young = complete(tmp_path, "old", 14.1), complete(tmp_path, "young", 13.9)
     folders = Folders(tmp_path)
     folders.clean()
     assert not old.exists() and young.exists()
