@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import slicer
 
 from diffusion_panel import process, queueing
@@ -18,6 +19,7 @@ from diffusion_panel.recovery import Folders
 
 DUMMY = Path(__file__).with_name("dummy_engine.py")
 HANG_SECONDS = 15.0
+_others: set[int] = set()
 
 
 def dummy_worker(*arguments: str) -> process.Worker:
@@ -74,19 +76,27 @@ def exists(pid: int) -> bool:
         return False
 
 
-def children(pid: int | None = None) -> set[int]:
-    """Ids of the running processes below a process (this one)."""
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """What other tests have left running (warm engines of modules) doesn't count as a child of this one."""
+    _others.clear()
+    _others.update(children())
+    yield
+
+
+def children() -> set[int]:
+    """Ids of the running processes below this one that the test has started."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-    found, more = set(), {pid or os.getpid()}
+    found, more = set(), {os.getpid()}
     while more:
         more = {child for child, parent in parents.items() if parent in more} - found
         found |= more
-    return {child for child in found if exists(child)}
+    return {child for child in found - _others if exists(child)}
 
 
 def folders_left(queue: queueing.Queue) -> list[str]:

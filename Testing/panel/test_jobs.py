@@ -16,11 +16,11 @@ from diffusion_panel import process, queueing, recovery, running
 from diffusion_panel.jobs import EngineFailure, InputProblem
 from diffusion_panel.recovery import Folders
 
-from .engines import HANG_SECONDS, add, children, exists, folders_left, make_queue, until
+from .engines import HANG_SECONDS, add, children, exists, folders_left, make_queue, others, until  # noqa: F401  (fixture)
 
 
 @pytest.fixture
-def queue(tmp_path):
+def queue(tmp_path, others):  # noqa: F811
     one = make_queue(tmp_path)
     yield one
     one.shutdown()

@@ -19,7 +19,7 @@ from slicer.util import addVolumeFromArray, arrayFromVolume
 from diffusion_panel import declarations, process, provenance, report
 from diffusion_panel.logic import DiffusionLogic, EngineFailure, InputProblem
 
-from .engines import children, dummy_worker, folders_left, until
+from .engines import children, dummy_worker, folders_left, others, until  # noqa: F401  (fixture)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAS = np.array([[-0.8, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
@@ -33,7 +33,7 @@ class TestedLogic(DiffusionLogic):
 
 
 @pytest.fixture
-def logic():
+def logic(others):  # noqa: F811
     """A logic with the dummy engine."""
     one = TestedLogic()
     one.queue.worker = dummy_worker()

@@ -14,7 +14,7 @@ import pytest
 import slicer
 from slicer.util import addVolumeFromArray, arrayFromVolume
 
-from diffusion_panel import recovery
+from diffusion_panel import recovery, transfer
 from diffusion_panel.logic import DiffusionLogic, EngineFailure
 from diffusion_panel.recovery import DAY, RESULT, Folders
 
@@ -159,7 +159,7 @@ def test_a_result_that_can_t_be_loaded_stays_recoverable(tmp_path, monkeypatch):
     logic = next_start(monkeypatch, tmp_path)
     volume = addVolumeFromArray(np.zeros((2, 3, 4), np.int16))
     with monkeypatch.context() as broken:
-        broken.setattr("diffusion_panel.exchange.create", lambda *a, **k: 1 / 0)
+        broken.setattr(transfer.exchange, "create", lambda *a, **k: 1 / 0)
         with pytest.raises(EngineFailure, match="Internal error"):
             logic.run("a11", {"ct": volume})
     (entry,) = logic.recoverable()
