@@ -124,13 +124,17 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     # -- inside -----------------------------------------------------------------------------------------------------
     def _nodes(self) -> list:
         """The listed nodes in the order of the scene."""
-        nodes = self._scene.GetNodes() if self._scene else vtk.vtkCollection()
-        return [n for n in (nodes.GetItemAsObject(i) for i in range(nodes.GetNumberOfItems())) if self._lists(n)]
+        if self._scene is None:
+            return []
+        fitting: dict[str, bool] = {}  # by class: properties are slow to read, and a scene has nodes of few classes
+        nodes = (self._scene.GetNthNode(n) for n in range(self._scene.GetNumberOfNodes()))
+        return [n for n in nodes if self._lists(n, fitting)]
 
-    def _lists(self, node) -> bool:
+    def _lists(self, node, fitting: dict[str, bool]) -> bool:
         name = node.GetClassName()
-        fits = any(node.IsA(t) if self.showChildNodeTypes else name == t for t in self.nodeTypes)
-        if not fits or (node.GetHideFromEditors() and not self.showHidden):
+        if name not in fitting:
+            fitting[name] = any(node.IsA(t) if self.showChildNodeTypes else name == t for t in self.nodeTypes)
+        if not fitting[name] or (node.GetHideFromEditors() and not self.showHidden):
             return False
         return all(node.GetAttribute(key) is not None if value is None else node.GetAttribute(key) == value
                    for (kind, key), value in self._attributes.items() if node.IsA(kind))
@@ -169,7 +173,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _on_renamed(self, node, event: str) -> None:
         if node in self._entries:
             self._combo.setItemText(self._entries.index(node), node.GetName() or "")
-        if not self._lists(node) or node not in self._entries:
+        if not self._lists(node, {}) or node not in self._entries:
             self._fill()
 
     def _choose(self, node) -> None:
