@@ -176,10 +176,10 @@ class ParameterForm:
         return {name: field.value() for name, field in self.fields.items()}
 
     def set_values(self, values: dict[str, Any]) -> None:
-        """Take these values, and the defaults for the others; the preset becomes the one that they equal."""
-        if self.method is None:
-            return
-        self._apply({p["name"]: values.get(p["name"], p["default"]) for p in self.method["parameters"]})
+        """Take these values, and the defaults for the others and for what doesn't fit, as from a scene of another
+        version; the preset becomes the one that they equal."""
+        if self.method is not None:
+            self._apply({p["name"]: usable(p, values.get(p["name"])) for p in self.method["parameters"]})
 
     def preset(self) -> str:
         """The name of the chosen preset, or "custom"."""
@@ -257,6 +257,22 @@ class ParameterForm:
     def _on_preset(self, index: int) -> None:
         if not self._setting and index >= 0:
             self.set_preset(self.preset())
+
+
+def usable(parameter: dict[str, Any], value: Any) -> Any:
+    """`value` where the declared parameter can take it, else the default."""
+    kind = parameter["type"]
+    if kind == "boolean":
+        fits = isinstance(value, bool)
+    elif kind == "choice":
+        fits = value in parameter["choices"]
+    elif kind == "text":
+        fits = isinstance(value, str) and len(value) <= parameter["longest"]
+    else:
+        low, high = _limits(parameter)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        fits = fits and (kind == "real" or value == int(value))
+    return value if fits else parameter["default"]
 
 
 def new_form(page: Any) -> Any:

@@ -15,10 +15,11 @@ LARGEST_SEED = 2**31 - 1
 
 
 class RunSettings:
-    """The form at the top of the section "Run". ui : the panel's widgets. changed : called after every change."""
+    """The form at the top of the section "Run". ui : the panel's widgets. changed : called after every change.
+    volume : gives the input volume, None without one."""
 
-    def __init__(self, ui: Any, changed: Callable[[], None]) -> None:
-        self.ui, self._changed, self._setting = ui, changed, False
+    def __init__(self, ui: Any, changed: Callable[[], None], volume: Callable[[], Any]) -> None:
+        self.ui, self._changed, self._volume, self._setting = ui, changed, volume, False
         self.devices = {
             "auto": _("Automatic"),
             "cpu": _("Processor (CPU)"),
@@ -33,6 +34,7 @@ class RunSettings:
         for selector in (ui.roiSelector, ui.referenceSelector):
             narrow(selector)
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_node)
+        ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._on_roi_added)
         ui.newSeedButton.connect("clicked()", self.draw_seed)
 
     def read(self, settings: Settings) -> None:
@@ -57,6 +59,16 @@ class RunSettings:
     def draw_seed(self) -> None:
         """Another seed, at random."""
         self.ui.seedSpin.setValue(random.randint(0, LARGEST_SEED))
+
+    def _on_roi_added(self, roi: Any) -> None:
+        """A new region begins as the box around the input."""
+        volume = self._volume()
+        if volume is not None:
+            bounds = [0.0] * 6
+            volume.GetRASBounds(bounds)
+            lows, highs = bounds[::2], bounds[1::2]
+            roi.SetCenterWorld([(low + high) / 2 for low, high in zip(lows, highs)])
+            roi.SetSizeWorld([high - low for low, high in zip(lows, highs)])
 
     def _on_value(self, value: int) -> None:
         if not self._setting:

@@ -71,7 +71,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.form = ParameterForm(
             ui.basicWidget, ui.advancedWidget, ui.advancedSection, ui.presetCombo, ui.resetButton, self.on_changed
         )
-        self.settings = RunSettings(ui, self.on_changed)
+        self.settings = RunSettings(ui, self.on_changed, self.inputs.volume)
         self.jobs = JobView(ui, self.logic, self._on_job_finished)
         self.estimate = EstimateView(ui, self.logic, self.request_if_possible, lambda: self.jobs.active() is None)
         self.actions = RunActions(ui, self)
@@ -97,13 +97,16 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         if self._check_timer is not None:
             self._check_timer.stop()
-        for name in ("estimate", "jobs"):
+        self.node = None
+        for name in ("estimate", "jobs", "inputs"):
             part = getattr(self, name, None)
             if part is not None:
                 part.release()
+        if self.ui is not None:
+            self._showing = True
+            self.panel.setMRMLScene(None)
         if self.logic is not None:
             self.logic.shutdown()
-        self.node = None
 
     def onReload(self) -> None:
         """Reload the shared packages together with the module's file."""
@@ -276,7 +279,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except (RuntimeError, ValueError) as error:
             self.jobs.error.say(str(error))
             return None
-        extra = {k: settings[k] for k in ("slices", "batch") if settings.get(k) is not None}
+        extra = {k: settings[k] for k in ("slices", "batch", "frames") if settings.get(k) is not None}
         return self.apply(**extra)
 
     def take(self, request: dict[str, Any]) -> None:
@@ -301,7 +304,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.estimate.resume()
         if job.state == "done":
             self.results.refresh()
-            views.present(declarations.method(job.method), job.transfer.request.inputs, job.nodes)
+            views.present(declarations.method(job.method), job.inputs, job.nodes)
 
 
 def shown_volume() -> Any:

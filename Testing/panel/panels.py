@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,15 @@ def panel(module: str = "reconstruction") -> Any:
     loaded = headless.load_module(REPOSITORY / name / f"{name}.py")
     loaded.widgetRepresentation().enter()
     return slicer.util.getModuleWidget(name)
+
+
+def unload() -> None:
+    """End the modules as the application does, so that no panel listens to the scenes of other tests."""
+    for name in MODULES.values():
+        if hasattr(slicer.modules, name.lower()):
+            slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
+            delattr(slicer.modules, name.lower())
+            del sys.modules[name]
 
 
 def wait(condition: Callable[[], Any], what: str = "") -> None:

@@ -119,6 +119,15 @@ def test_a_number_with_more_digits_than_shown_stays_exact(shell):
     assert shell.form.values()[parameter["name"]] == parameter["high"]
 
 
+@pytest.mark.parametrize("method, parameter", PARAMETERS)
+def test_values_that_do_not_fit_become_the_default(shell, method, parameter):
+    shell.form.show(method)
+    for wrong in (None, [], "no such choice" * 50, float("nan"), 10**12, -(10**12)):
+        if parameter["type"] in ("real", "integer") or not isinstance(wrong, (int, float)):
+            shell.form.set_values({parameter["name"]: wrong, "unknown": 1})
+            assert shell.form.values()[parameter["name"]] == parameter["default"]
+
+
 def test_levels_are_kept_apart(shell):
     for method in METHODS:
         shell.form.show(method)

@@ -16,7 +16,7 @@ import slicer
 
 from diffusion_panel import declarations
 
-from .panels import MODULES, REPOSITORY, panel
+from .panels import MODULES, REPOSITORY, panel, unload
 
 PANEL = REPOSITORY / "DiffusionBackend" / "diffusion_panel"
 FILES = [REPOSITORY / name / f"{name}.py" for name in MODULES.values()]
@@ -41,6 +41,13 @@ assert not {"torch", "scipy", "pywt"} & set(sys.modules)
 print(sys.modules["diffusion_panel"].__file__)
 headless.leave(1 if headless.errors.take() else 0)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unloaded():
+    """No panel outlives this file."""
+    yield
+    unload()
 
 
 def load_in_a_fresh_process(files: list[Path]) -> Path:

@@ -14,13 +14,21 @@ from headless import errors
 
 from diffusion_panel import declarations
 from diffusion_panel.method_chooser import RUNNABLE
+from diffusion_panel.module import PACKAGES, forget_packages
 from diffusion_panel.recovery import Entry
 
-from .panels import MODULES, ct_with_metal, panel, wait
+from .panels import MODULES, ct_with_metal, panel, unload, wait
 
 ALL = list(declarations.declarations().values())
 FAST = next(m["id"] for m in ALL if m["state"] == "works" and not m["models"] and m["inputs"][0]["kind"] == "volume")
 SLOW = next(m["id"] for m in ALL if m["state"] == "works" and m["models"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unloaded():
+    """No panel outlives this file."""
+    yield
+    unload()
 
 
 @pytest.fixture
@@ -291,7 +299,17 @@ def test_a_removed_input_disables_apply(reconstruction):
     wait(lambda: not ui.applyButton.enabled, "Apply to be disabled")
 
 
-def test_a_reload_leaves_nothing_of_the_old_panel(reconstruction):
+@pytest.fixture
+def packages_kept():
+    """Puts the packages that the tests have imported back, and the module on top of them."""
+    kept = {n: m for n, m in sys.modules.items() if n.split(".")[0] in PACKAGES}
+    yield
+    forget_packages()
+    sys.modules.update(kept)
+    slicer.util.reloadScriptedModule("DiffusionReconstruction")
+
+
+def test_a_reload_leaves_nothing_of_the_old_panel(reconstruction, packages_kept):
     shown = reconstruction
     filled(shown)
     job = shown.apply()
@@ -395,6 +413,25 @@ def test_metrics_are_shown_where_a_reference_was_given(reconstruction):
     ui.showButton.click()
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert composite.GetBackgroundVolumeID() == job.nodes["corrected"].GetID()
+
+
+def test_a_new_region_is_the_box_around_the_input_and_limits_the_run(reconstruction):
+    shown, ui = reconstruction, reconstruction.ui
+    ct = filled(shown, slices=4)
+    roi = ui.roiSelector.addNode("vtkMRMLMarkupsROINode")
+    assert ui.roiSelector.currentNode() is roi
+    found, bounds = [0.0] * 6, [0.0] * 6
+    roi.GetRASBounds(found)
+    ct.GetRASBounds(bounds)
+    assert found == pytest.approx(bounds)
+    roi.SetSizeWorld([bounds[1] - bounds[0], bounds[3] - bounds[2], 6.0])
+    job = shown.apply()
+    wait(lambda: job.is_over)
+    assert job.state == "done", job.message
+    before, after = (slicer.util.arrayFromVolume(n) for n in (ct, job.nodes["corrected"]))
+    assert before.shape == after.shape
+    changed = [k for k in range(4) if (before[k] != after[k]).any()]
+    assert changed == [1, 2]
 
 
 def test_no_slot_has_failed():

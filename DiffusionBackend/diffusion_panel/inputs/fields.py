@@ -72,7 +72,7 @@ class FileInput(InputField):
         return {"path": self.path.currentPath} if self.path.currentPath else {}
 
     def set_extra(self, extra: dict[str, Any]) -> None:
-        self.path.setCurrentPath(extra.get("path", ""))
+        self.path.currentPath = extra.get("path", "")
 
     def value(self) -> Any:
         return self.path.currentPath or None

@@ -15,6 +15,7 @@ from .nodes import ComplexVolumeInput, SequenceInput, TableInput, VectorVolumeIn
 from .projections import ProjectionsInput
 from .segmentations import SegmentationInput, StructuresInput
 
+VOLUMES = ("volume", "vector volume", "complex volume")
 KINDS = {
     "volume": VolumeInput,
     "vector volume": VectorVolumeInput,
@@ -40,8 +41,7 @@ class InputForm:
     def show(self, method: dict[str, Any]) -> None:
         """Build the fields of `method`, empty."""
         if self._page is not None:
-            for field in self.fields.values():
-                field.release()
+            self.release()
             widgets.discard(self._page)
         self._page = qt.QWidget()
         form = widgets.new_form(self._page)
@@ -72,6 +72,11 @@ class InputForm:
         for field in self.fields.values():
             field.refresh()
 
+    def release(self) -> None:
+        """Let go of the scene: the fields are about to be deleted."""
+        for field in self.fields.values():
+            field.release()
+
     def clear(self) -> None:
         """Choose nothing, so that no widget holds on to a node of a scene that closes."""
         for field in self.fields.values():
@@ -96,6 +101,11 @@ class InputForm:
         for name, field in self.fields.items():
             field.set_node(nodes.get(name))
             field.set_extra(extras.get(name, {}))
+
+    def volume(self) -> Any:
+        """The first chosen volume; None without one."""
+        volumes = [f.node() for f in self.fields.values() if f.declared["kind"] in VOLUMES]
+        return next((node for node in volumes if node is not None), None)
 
     def declared(self) -> list[tuple[dict[str, Any], Any]]:
         """Pairs of declaration and field."""

@@ -45,7 +45,7 @@ class ProjectionsInput(InputField):
         return {"path": self.path.currentPath} if self.path.currentPath else {}
 
     def set_extra(self, extra: dict[str, Any]) -> None:
-        self.path.setCurrentPath(extra.get("path", ""))
+        self.path.currentPath = extra.get("path", "")
 
     def value(self) -> Any:
         path = self.path.currentPath
