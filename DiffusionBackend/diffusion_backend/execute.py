@@ -17,6 +17,7 @@ from .run import Denoise, Report, Run, Settings
 from .samples import Samples
 
 BATCH = 8  # slices at once unless asked otherwise
+THREADS = torch.get_num_threads()  # unless asked otherwise; a worker comes back to it after a run with others
 
 
 @dataclass
@@ -110,8 +111,7 @@ def _settings(request: Request, report: Report) -> Settings:
     ):
         if value is not None and not low <= value <= high:
             raise InputError(f"'{name}' is {value}, but it must be a whole number from {low} to {high}.")
-    if request.threads:
-        torch.set_num_threads(request.threads)
+    torch.set_num_threads(request.threads or THREADS)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
         False  # full float32, see architecture §4.3
     )

@@ -32,9 +32,12 @@ class JobView:
         ui.cancelAllButton.connect("clicked()", self.cancel_all)
         ui.copyReportButton.connect("clicked()", self.copy_report)
         ui.logSection.connect("contentsCollapsed(bool)", self._on_fold)
+        logic.queue.added.connect(self.watch)
 
     def watch(self, job: Any) -> None:
-        """Show a new job."""
+        """Show a new job, from the panel or from the console; estimates have a place of their own."""
+        if job.plan_only:
+            return
         self.error.say("")
         self.domain.say("")
         job.changed.connect(self._on_changed)
@@ -113,7 +116,7 @@ class JobView:
 
     def _on_previewed(self, job: Any) -> None:
         if job is self.active() and job.preview is not None:
-            pixmap = views.preview(job.preview)
+            pixmap = views.preview(job.preview, like=_volume(job))
             self.ui.previewLabel.setPixmap(pixmap.scaledToHeight(PREVIEW_HEIGHT))
 
     def _on_finished(self, job: Any) -> None:
@@ -125,6 +128,13 @@ class JobView:
 
     def _on_row(self, row: int) -> None:
         self.refresh()
+
+
+def _volume(job: Any) -> Any:
+    """The first input volume of a job; None without one."""
+    names = [i["name"] for i in declarations.method(job.method)["inputs"] if i["kind"] == "volume"]
+    given = [job.inputs.get(name) for name in names]
+    return next((v for v in given if v is not None and v.IsA("vtkMRMLScalarVolumeNode")), None)
 
 
 def progress_text(job: Any) -> str:

@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import process
-from .jobs import InputProblem, Job, end
+from .jobs import InputProblem, Job, Signal, end
 from .recovery import Folders
 from .running import Run
 
@@ -21,11 +21,13 @@ POLL_MS = 50
 
 
 class Queue:
-    """Runs jobs one after the other. `jobs` holds all of them in order, finished ones included."""
+    """Runs jobs one after the other. `jobs` holds all of them in order, finished ones included; `added` is told about
+    each new one."""
 
     def __init__(self, folders: Folders, worker: process.Worker | None = None) -> None:
         self.folders, self.worker = folders, worker or process.Worker()
         self.jobs: list[Job] = []
+        self.added = Signal()
         self._waiting: deque[Job] = deque()
         self._run: Run | None = None
         self._busy = False
@@ -37,6 +39,7 @@ class Queue:
         self.jobs.append(job)
         self._waiting.append(job)
         self._timer.start()
+        self.added.emit(job)
 
     def cancel(self, job: Job | None = None) -> None:
         """Cancel a job, or all; a job that waits ends at once, the running one within about two seconds."""

@@ -56,6 +56,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._check_timer.setInterval(CHECK_MS)
         self._check_timer.connect("timeout()", self.check)
         self._build()
+        views.register()
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self._on_start_close)
         self.addObserver(scene, scene.EndCloseEvent, self._on_scene_ready)
@@ -267,7 +268,6 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except RuntimeError as error:
             self.jobs.error.say(str(error))
             return None
-        self.jobs.watch(job)
         self.actions.refresh_buttons()
         return job
 

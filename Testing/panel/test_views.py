@@ -154,12 +154,15 @@ def test_result_has_the_window_of_the_input_and_neither_changes_by_itself():
     assert windows.window_of(nodes["corrected"]) == (800, 100)
 
 
-def test_input_with_automatic_window_keeps_its_numbers():
+@pytest.mark.parametrize("unit", ["HU", ""])
+def test_an_automatic_window_becomes_the_one_of_a_ct_console_or_keeps_its_numbers(unit):
     inputs, nodes = case()
     inputs["ct"].GetDisplayNode().SetAutoWindowLevel(1)
     before = windows.window_of(inputs["ct"])
-    views.present(METHOD, inputs, nodes)
-    assert windows.window_of(nodes["corrected"]) == windows.window_of(inputs["ct"]) == before
+    declared = {k: [part | {"unit": part["unit"] and unit} for part in METHOD[k]] for k in ("inputs", "outputs")}
+    views.present(declared, inputs, nodes)
+    wanted = windows.CT_WINDOWS["soft tissue"] if unit == "HU" else before
+    assert windows.window_of(nodes["corrected"]) == windows.window_of(inputs["ct"]) == wanted
     assert not inputs["ct"].GetDisplayNode().GetAutoWindowLevel()
 
 

@@ -123,8 +123,8 @@ def test_an_error_of_the_engine_is_one_sentence_in_the_panel(reconstruction):
     ct = filled(shown)
     slicer.util.arrayFromVolume(ct)[:] = -1000  # air alone: facts don't tell, the pixels do
     slicer.util.arrayFromVolumeModified(ct)
-    job = shown.logic.run(**shown.request(), wait=False)
-    shown.jobs.watch(job)
+    job = shown.logic.run(**shown.request(), wait=False)  # from the console
+    assert shown.jobs.watched == [job] and ui.queueList.count == 1
     wait(lambda: job.is_over)
     assert job.state == "failed"
     assert ui.errorLabel.text.startswith(job.message) and not ui.errorFrame.isHidden()

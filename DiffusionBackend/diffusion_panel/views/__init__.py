@@ -85,12 +85,15 @@ def _dress(declared, shown, before, main) -> dict[str, Any]:
 
 
 def _window(node, output, before) -> None:
+    """The window of the input; an automatic one isn't the user's choice, and metal makes it useless for CT."""
+    both = [n for n in (before, node) if n is not None]
+    automatic = before is None or windows.display_of(before).GetAutoWindowLevel()
     if output["kind"] == "vector volume":
-        windows.set_window([n for n in (before, node) if n is not None], *windows.TRUE_COLOURS)
+        windows.set_window(both, *windows.TRUE_COLOURS)
+    elif output["unit"] == "HU" and automatic:
+        windows.set_ct(both, "soft tissue")
     elif before is not None:
         windows.like(node, before)
-    elif output["unit"] == "HU":
-        windows.set_ct([node], "soft tissue")
 
 
 def _source(method, inputs, main):

@@ -9,6 +9,8 @@ from slicer.i18n import tr as _
 from . import table as tables
 
 TABLE_ROLE = "DiffusionModels.PlottedTable"
+# told apart by colour-blind people too, on white and on black (Okabe and Ito)
+COLOURS = ((0.0, 0.45, 0.7), (0.84, 0.37, 0.0), (0.0, 0.62, 0.45), (0.8, 0.47, 0.65), (0.34, 0.71, 0.91))
 
 
 def chart(node, title: str = ""):
@@ -61,7 +63,7 @@ def _unit(node, column: str) -> str:
 
 def _chart(node, across: str, up: list[str], title: str, x_title: str, y_title: str):
     chart_node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", title)
-    for column in up:
+    for n, column in enumerate(up):
         series = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", column)
         series.SetAndObserveTableNodeID(node.GetID())
         series.SetXColumnName(across)
@@ -69,7 +71,7 @@ def _chart(node, across: str, up: list[str], title: str, x_title: str, y_title: 
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
         series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
         series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
-        series.SetUniqueColor()
+        series.SetColor(*COLOURS[n % len(COLOURS)])
         chart_node.AddAndObservePlotSeriesNodeID(series.GetID())
     chart_node.SetTitle(title)
     chart_node.SetXAxisTitle(x_title)
