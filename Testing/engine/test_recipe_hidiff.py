@@ -142,6 +142,15 @@ def test_networks_answer_each_image_alone_and_on_rectangles():
         segmentor(torch.zeros(1, 4, 60, 96))
 
 
+def test_untrained_refiner_gives_the_prior_back_whatever_the_state():
+    refiner, p = CompactRefiner(4, 2).eval(), torch.rand(1, 2, 32, 32) * 0.98 + 0.01
+    features = [torch.randn(1, 64, 8, 8), torch.randn(1, 128, 4, 4)]
+    for y in (torch.zeros_like(p), torch.ones_like(p)):
+        with torch.no_grad():
+            flip = refiner(torch.randn(1, 4, 32, 32), y, p, features, torch.tensor([5]))
+        assert torch.allclose((y - flip).abs(), p, atol=1e-5)
+
+
 def test_disturbed_priors_differ_in_every_second_image_only():
     logits = torch.randn(4, 7, 32, 32)
     first, again = (recipe.disturbed(logits, torch.Generator().manual_seed(2)) for _ in range(2))

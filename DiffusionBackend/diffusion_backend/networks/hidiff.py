@@ -1,7 +1,9 @@
 """Compact refiner of HiDiff (Chen et al. 2024): a real-valued Bernoulli U-Net of widths 16-32-64, without X-Former.
 
 Blocks as published (shift by the time embedding, 3x3 convolution, batch normalisation, residual, PReLU between two
-shifts); the segmentor's features enter at 1/4 and 1/8 of the size. It estimates the flip map |y_t - y_0|.
+shifts); the segmentor's features enter at 1/4 and 1/8 of the size. The answer is the flip map |y_t - y_0|, as
+published, but the network works out the logit of y_0 as a correction of the prior's: an untrained refiner gives the
+prior back, and no layer has to learn the exclusive or of state and mask.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SMALLEST = 1e-4  # of a prior that can still be corrected
 
 
 def sinusoid(t: Tensor, channels: int) -> Tensor:
@@ -81,7 +85,7 @@ class CompactRefiner(nn.Module):
         self.blocks = nn.ModuleDict({name: Block(i, o, embedding) for name, (i, o) in sizes.items()})
         self.tail = nn.Conv2d(a, structures, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
-        nn.init.constant_(self.tail.bias, -4.0)  # type: ignore[arg-type]  # at first it leaves the state as it is
+        nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, y: Tensor, prior: Tensor, features: Sequence[Tensor], t: Tensor) -> Tensor:
         """image [B, C, H, W]; y, prior [B, K, H, W]; features at 1/4 and 1/8; t [B] -> [B, K, H, W] in (0, 1)."""
@@ -94,4 +98,5 @@ class CompactRefiner(nn.Module):
         h = block["middle"](torch.cat([F.avg_pool2d(quarter, 2), eighth], 1), e)
         for name, skip in (("up4", quarter), ("up2", half), ("up1", full)):
             h = block[name](torch.cat([F.interpolate(h, scale_factor=2.0, mode="nearest"), skip], 1), e)
-        return self.tail(h).float().sigmoid()
+        mask = self.tail(h).float() + prior.float().clamp(SMALLEST, 1 - SMALLEST).logit()
+        return ((1 - 2 * y.float()) * mask).sigmoid()
