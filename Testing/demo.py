@@ -116,6 +116,7 @@ def photograph(widget, panel, output: Path) -> None:
     import slicer
     from headless.mainwindow import MainWindow
 
+    settle(widget)
     widget.results.compare()
     headless.grab(panel, output / "panel.png", width=420)
     window = MainWindow(slicer.app.layoutManager(), panel)
@@ -124,7 +125,22 @@ def photograph(widget, panel, output: Path) -> None:
     views = slicer.app.layoutManager()
     headless.grab(views.viewport(), output / "slices.png", 1500, 950)
     widget.results.show_3d()
-    views.threeDWidget(0).threeDView().png(str(output / "3d.png"))
+    three_d = views.threeDWidget(0).threeDView()
+    camera = three_d.cameraNode()
+    camera.GetCamera().Elevation(-50)  # from in front and above: the phantom is a thin slab
+    camera.GetCamera().Zoom(1.6)
+    camera.ResetClippingRange()
+    headless.grab(three_d, output / "3d.png", 800, 600)
+
+
+def settle(widget, seconds: float = 2.0) -> None:
+    """Handle events until the estimate that follows a change of the panel is there."""
+    import slicer
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or not all(job.is_over for job in widget.logic.jobs):
+        slicer.app.processEvents()
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from ..method import Method
 from ..params import nearest
 from . import planned
 
+# in the order in which pages and panels list them; a panel begins with the first
 MODULES = {
-    "a10": "a10_ddpm_mar",
     "a11": "a11_dudodp",
-    "fbp": "fbp",
-    "li": "li",
+    "a10": "a10_ddpm_mar",
     "nmar": "nmar",
+    "li": "li",
+    "fbp": "fbp",
 }
 PLANNED = {m.id: m for m in planned.METHODS}
 
