@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINE = "DiffusionBackend/diffusion_backend"
+ENGINE, PANEL = "DiffusionBackend/diffusion_backend", "DiffusionBackend/diffusion_panel"
 # kind, file, right, wrong, test file
 # ruff: noqa: E501
 MISTAKES = (
@@ -45,6 +45,19 @@ MISTAKES = (
      "torch.cat((x[..., :views, :], x, x[..., -views:, :]), -2)", "test_a10.py"),
     ("image-only: detail of metal pixels given back", "methods/_metal.py",
      "seen = image.where(~touched, corrected.clamp(min=AIR_HU))", "seen = image", "test_mar_methods.py"),
+)
+PANEL_MISTAKES = (
+    ("axis: parent transform from the wrong side", "geometry.py", "matrix if parent is None else parent @ matrix",
+     "matrix if parent is None else matrix @ parent", "test_exchange.py"),
+    ("off by one: a slab stays where it was", "geometry.py", "moved[:, 3] = matrix @ [*ijk, 1]", "moved[:, 3] = matrix[:, 3]",
+     "test_exchange.py"),
+    ("cancel ends the engine, not what it started", "process.py", "os.killpg(process.pid, signal.SIGKILL)",
+     "os.kill(process.pid, signal.SIGKILL)", "test_jobs.py"),
+    ("a half-written result counts", "recovery.py", 'return (folder / "result" / RESULT).is_file()',
+     'return (folder / "result").is_dir()', "test_jobs.py"),
+    ("re-run with another seed", "provenance.py", '"seed": record["seed"]', '"seed": record["seed"] + 1', "test_logic.py"),
+    ("sign: colours of a difference the wrong way", "views/colors.py", "place = np.linspace(-1, 1, COUNT)",
+     "place = np.linspace(1, -1, COUNT)", "test_views.py"),
 )  # fmt: skip
 
 
@@ -54,7 +67,7 @@ def turns_red(copy: Path, file: Path, right: str, wrong: str, test: str) -> bool
     if text.count(right) != 1:
         raise SystemExit(f"'{right}' stands {text.count(right)} times in {file.name}; renew the list of mistakes.")
     file.write_text(text.replace(right, wrong), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"Testing/engine/{test}"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"Testing/{test}"]
     code = subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode
     file.write_text(text, encoding="utf-8")
     return code == 1
@@ -66,10 +79,11 @@ def main(word: str = "") -> int:
         copy = Path(folder) / "copy"
         ignore = shutil.ignore_patterns(".git", ".venv", "training", "demo", "__pycache__")
         shutil.copytree(ROOT, copy, ignore=ignore)
-        for kind, name, right, wrong, test in (m for m in MISTAKES if word in m[0]):
-            red = turns_red(copy, copy / ENGINE / name, right, wrong, test)
-            unnoticed += not red
-            print(f"{'red' if red else 'UNNOTICED':10} {kind} ({name}) -> {test}", flush=True)
+        for mistakes, code, tests in ((MISTAKES, ENGINE, "engine"), (PANEL_MISTAKES, PANEL, "panel")):
+            for kind, name, right, wrong, test in (m for m in mistakes if word in m[0]):
+                red = turns_red(copy, copy / code / name, right, wrong, f"{tests}/{test}")
+                unnoticed += not red
+                print(f"{'red' if red else 'UNNOTICED':10} {kind} ({name}) -> {test}", flush=True)
     return 1 if unnoticed else 0
 
 
