@@ -60,7 +60,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self.setFocusPolicy(QtCore.Qt.FocusPolicy.StrongFocus)
         self._scene, self._current = None, None
         self._attributes: dict[tuple[str, str], str | None] = {}
-        self._observed: list = []  # (object, tag)
+        self._observed: dict = {}  # (object, event) -> tag
         self._combo.activated.connect(self._on_activated)
         observed = self._observed
         self.destroyed.connect(lambda: _unobserve(observed))
@@ -161,14 +161,15 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._choose(kept)
 
     def _observe(self, nodes: list) -> None:
-        _unobserve(self._observed)
-        if self._scene is None:
-            return
-        for name in _EVENTS:
-            event = getattr(mrml.vtkMRMLScene, name)
-            self._observed.append((self._scene, self._scene.AddObserver(event, self._on_change)))
-        for node in nodes:
-            self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_renamed)))
+        """Listen to the scene and to the listed nodes, and no longer to others; what stays is left alone: to add an
+        observer takes time that grows with the number of all observers."""
+        scene = [] if self._scene is None else [(self._scene, getattr(mrml.vtkMRMLScene, name)) for name in _EVENTS]
+        wanted = dict.fromkeys(scene, self._on_change)
+        wanted |= {(node, vtk.vtkCommand.ModifiedEvent): self._on_renamed for node in nodes}
+        for target, event in self._observed.keys() - wanted.keys():
+            target.RemoveObserver(self._observed.pop((target, event)))
+        for target, event in wanted.keys() - self._observed.keys():
+            self._observed[target, event] = target.AddObserver(event, wanted[target, event])
 
     def _on_renamed(self, node, event: str) -> None:
         if node in self._entries:
@@ -192,7 +193,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._choose(chosen)
 
 
-def _unobserve(observed: list) -> None:
-    while observed:
-        target, tag = observed.pop()
+def _unobserve(observed: dict) -> None:
+    for (target, _), tag in observed.items():
         target.RemoveObserver(tag)
+    observed.clear()
