@@ -8,7 +8,8 @@ from PySide6 import QtCore, QtWidgets
 
 from .members import member
 
-_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
+_NODE_EVENTS = ("NodeAddedEvent", "NodeRemovedEvent")
+_SCENE_EVENTS = ("EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
 
 
 class qMRMLWidget(QtWidgets.QWidget):
@@ -61,6 +62,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene, self._current = None, None
         self._attributes: dict[tuple[str, str], str | None] = {}
         self._observed: dict = {}  # (object, event) -> tag
+        self._fitting: dict[str, bool] = {}  # class -> whether its nodes are listed, as of the last filling
         self._combo.activated.connect(self._on_activated)
         observed = self._observed
         self.destroyed.connect(lambda: _unobserve(observed))
@@ -130,10 +132,15 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         nodes = (self._scene.GetNthNode(n) for n in range(self._scene.GetNumberOfNodes()))
         return [n for n in nodes if self._lists(n, fitting)]
 
+    def _fits(self, node) -> bool:
+        """Whether the node's class is among the listed ones."""
+        children, name = self.showChildNodeTypes, node.GetClassName()
+        return any(node.IsA(t) if children else name == t for t in self.nodeTypes)
+
     def _lists(self, node, fitting: dict[str, bool]) -> bool:
         name = node.GetClassName()
         if name not in fitting:
-            fitting[name] = any(node.IsA(t) if self.showChildNodeTypes else name == t for t in self.nodeTypes)
+            fitting[name] = self._fits(node)
         if not fitting[name] or (node.GetHideFromEditors() and not self.showHidden):
             return False
         return all(node.GetAttribute(key) is not None if value is None else node.GetAttribute(key) == value
@@ -142,10 +149,20 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _on_change(self, caller, event: str) -> None:
         self._fill()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node(self, scene, event: str, node) -> None:
+        """A node came or went; most are of a class that isn't listed."""
+        name = node.GetClassName()
+        if name not in self._fitting:
+            self._fitting[name] = self._fits(node)
+        if self._fitting[name]:
+            self._fill()
+
     def _fill(self) -> None:
         """Bring the list up to date; where the chosen node has gone, choose none or, without none, the first."""
         if self._scene is not None and self._scene.IsBatchProcessing():
             return
+        self._fitting = {}
         nodes = self._nodes()
         self._observe(nodes)
         kept = self._current if self._current in nodes else None
@@ -163,8 +180,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     def _observe(self, nodes: list) -> None:
         """Listen to the scene and to the listed nodes, and no longer to others; what stays is left alone: to add an
         observer takes time that grows with the number of all observers."""
-        scene = [] if self._scene is None else [(self._scene, getattr(mrml.vtkMRMLScene, name)) for name in _EVENTS]
-        wanted = dict.fromkeys(scene, self._on_change)
+        wanted = {}
+        for names, slot in ((_NODE_EVENTS, self._on_node), (_SCENE_EVENTS, self._on_change)):
+            if self._scene is not None:
+                wanted |= {(self._scene, getattr(mrml.vtkMRMLScene, name)): slot for name in names}
         wanted |= {(node, vtk.vtkCommand.ModifiedEvent): self._on_renamed for node in nodes}
         for target, event in self._observed.keys() - wanted.keys():
             target.RemoveObserver(self._observed.pop((target, event)))
