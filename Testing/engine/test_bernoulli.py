@@ -164,12 +164,9 @@ def test_schedules_and_times_that_cant_be_are_refused():
         b.even_times(10, 11)
 
 
-@pytest.fixture(scope="module")
-def golden():
-    files = golden_files("a14-process.npz")
-    if not files:
-        pytest.skip("a14-process.npz is missing.")
-    with np.load(files[0]) as stored:
+@pytest.fixture(scope="module", params=golden_files("a14-process*.npz"), ids=lambda path: path.stem)
+def golden(request):
+    with np.load(request.param) as stored:
         return {k: stored[k] for k in stored.files if stored[k].dtype.kind in "fui"}
 
 
@@ -177,7 +174,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.int64 if array.dtype.kind == "i" else np.float32))
 
 
-def test_published_schedules_and_times(golden):
+@pytest.mark.golden
+def test_golden_a14_published_schedules_and_times(golden):
     for name, steps in (("linear", 1000), ("cosine", 10), ("cosine", 1000), ("cosine2", 10), ("cosine2", 1000),
                         ("alpha_bar_linear", 10)):  # fmt: skip
         np.testing.assert_allclose(b.betas(name, steps), golden[f"out/betas_{name}_{steps}"], atol=1e-12)
@@ -194,7 +192,8 @@ def toy(golden, y, p, t):
     return torch.sigmoid(1.5 * image - 2 * y + p + 0.3 * time / 10 - 0.5)
 
 
-def test_published_means_and_losses(golden):
+@pytest.mark.golden
+def test_golden_a14_published_means_and_losses(golden):
     chain = b.process("cosine", 10)
     y0, p, y, t, later, soft = (tensor(golden[f"in/{k}"]) for k in ("y0", "p", "y_t", "t", "t_post", "y0_soft"))
     flip = toy(golden, y, p, t)
@@ -216,7 +215,8 @@ def test_published_means_and_losses(golden):
         np.testing.assert_allclose(value, golden[f"out/{name}"], atol=1e-6, err_msg=name)
 
 
-def test_published_traces_given_their_recorded_states(golden):
+@pytest.mark.golden
+def test_golden_a14_published_traces_given_their_recorded_states(golden):
     """Each Bernoulli mean of the recorded chains of both samplers, from the recorded state before it."""
     chain, p = b.process("cosine", 10), tensor(golden["in/p"])
     for kind, start in (("p", "p_sample_loop_progressive"), ("ddim", "ddim_sample_loop_progressive")):
