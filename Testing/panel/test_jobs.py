@@ -244,11 +244,11 @@ def test_a_complete_result_counts_though_the_worker_died(queue):
     assert job.state == "done", job.message
 
 
-@pytest.mark.parametrize("act", ["half", "nothing"])
+@pytest.mark.parametrize("act", ["half", "nothing", "hollow"])
 def test_nothing_but_a_complete_folder_counts(queue, act):
     job = add(queue, act=act)
     until(lambda: job.is_over)
-    assert job.state == "failed" and job.nodes == {}
+    assert job.state == "failed" and job.nodes == {} and job.message.startswith("The engine ended")
 
 
 def test_any_bytes_in_the_output_do_no_harm(queue):
