@@ -55,7 +55,7 @@ def write_metrics(rows: Rows, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        writer.writerows({k: _six_digits(v) for k, v in row.items()} for row in rows)
 
 
 def write_preview(inputs: Mapping[str, Item], outputs: Mapping[str, Item], path: Path) -> None:

@@ -56,19 +56,12 @@ def defaults(method_id: str, preset: str = "standard") -> dict[str, Any]:
     return {p["name"]: p["default"] for p in declared["parameters"]} | declared["presets"][preset]
 
 
-def outputs_expected(method_id: str, params: Mapping[str, Any], samples: int = 1) -> list[dict[str, Any]]:
-    """The declared outputs that a run with all its parameters `params` and so many samples gives."""
-    return [o for o in method(method_id)["outputs"] if _wanted(o["when"], params, samples)]
-
-
 def model_slots(method_id: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The declared model slots that a run with all its parameters `params` uses."""
-    return [s for s in method(method_id)["models"] if _wanted(s["when"], params, 1)]
+    return [s for s in method(method_id)["models"] if _used(s["when"], params)]
 
 
-def _wanted(when: str, params: Mapping[str, Any], samples: int) -> bool:
-    """Whether a condition "", "samples>1" or "parameter=value" holds."""
-    if when == "samples>1":
-        return samples > 1
+def _used(when: str, params: Mapping[str, Any]) -> bool:
+    """Whether the condition of a slot, "" or "parameter=value", holds."""
     name, _, value = when.partition("=")
     return not name or str(params.get(name)) == value

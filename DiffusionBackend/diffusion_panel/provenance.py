@@ -15,25 +15,16 @@ ROI, REFERENCE = "roi", "reference"  # node references beside the inputs; no inp
 def attach(
     node: Any, output: str, record: Mapping[str, Any], request: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> None:
-    """Write the record of the run and what was asked for onto a result node.
+    """Write the record of the run and what was asked for onto a result node, and in words into its description.
 
     request : plain JSON values (see `transfer.remembered`). sources : input name (or ROI, REFERENCE) -> node."""
     node.SetAttribute(METHOD, record["method"]["id"])
     node.SetAttribute(OUTPUT, output)
     told = {key: value for key, value in record.items() if key != "outputs"}
     node.SetAttribute(PROVENANCE, json.dumps({"record": told, "request": dict(request)}, ensure_ascii=True))
+    node.SetDescription(" | ".join([f"{record['method']['name']}, seed {record['seed']}", *labels(record)]))
     for name, source in sources.items():
         node.SetNodeReferenceID(ROLE + name, source.GetID())
-
-
-def is_result(node: Any) -> bool:
-    """Whether a node is a result of this extension."""
-    return node is not None and bool(node.GetAttribute(PROVENANCE))
-
-
-def record_of(node: Any) -> dict[str, Any]:
-    """The record of the run that made a result node. ValueError for another node."""
-    return _stored(node)["record"]
 
 
 def settings_of(node: Any) -> dict[str, Any]:

@@ -47,12 +47,6 @@ class RenderView(QtWidgets.QWidget):
         self._interactor.SetRenderWindow(self._window)
         self._image: QtGui.QImage | None = None
 
-    def renderWindow(self) -> vtk.vtkRenderWindow:
-        return self._window
-
-    def renderer(self) -> vtk.vtkRenderer:
-        return self._renderer
-
     def scheduleRender(self) -> None:
         """Mark the picture as out of date; it is drawn at the next paint."""
         self._stale = True
