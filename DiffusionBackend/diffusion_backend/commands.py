@@ -112,6 +112,15 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return _guarded(lambda: _module("simulate").run_task(_task(SIMULATIONS, arguments.task), arguments))
 
 
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("method", help="id of the method, for example a11")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    return _guarded(lambda: _module("sample_data").write(arguments.method, arguments.output))
+
+
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help=", ".join(EVALUATIONS))
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
@@ -228,6 +237,7 @@ COMMANDS: dict[str, Command] = {
     "worker": ("Run job folders named on standard input.", lambda parser: None, _worker),
     "batch": ("Run a method on many studies.", _batch_arguments, _batch),
     "simulate": ("Make test data.", _simulate_arguments, _simulate),
+    "sample": ("Make sample data for a method.", _sample_arguments, _sample),
     "convert": ("Bring a public data set to files that run takes.", _convert_arguments, _convert),
     "evaluate": ("Print a table of methods and metrics.", _evaluate_arguments, _evaluate),
     "train": ("Train the weights of a recipe.", _train_arguments, _train),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from . import methods, models
-from .data import Grid, Item, PatientGeometry, Segmentation, volume
+from .data import Grid, Item, Segmentation
 from .events import Bar, duration
 from .execute import Request, Surroundings, execute
 from .io import images
@@ -80,25 +80,14 @@ def make_example(source: Path | None) -> Example:
     from .simulate import metal
 
     if source is None:
-        from .anatomy.phantoms import phantom
-
-        made = phantom("pelvis", seed=1, slices=3, size=256)
-        grid = placed((made.pixel_mm, made.pixel_mm, made.slice_mm), made.hu.shape)
-        ct = volume(np.round(made.hu).astype(np.int16), grid)
+        files = metal.example()
     else:
         ct = images.read_volume(source, "HU")
-    if np.asarray(ct.array).max() > METAL_HU:
-        return Example(ct)
-    p = validate(metal.PARAMETERS, {})
-    files = metal.simulate({"ct": ct}, p, seed=1)
+        if np.asarray(ct.array).max() > METAL_HU:
+            return Example(ct)
+        files = metal.simulate({"ct": ct}, validate(metal.PARAMETERS, {}), seed=1)
     simulated = {Path(name).stem: item for name, item in files.items()}
     return Example(simulated["ct"], simulated["reference"], simulated["metal"])  # type: ignore[arg-type]
-
-
-def placed(spacing: tuple[float, float, float], shape: tuple[int, ...]) -> PatientGeometry:
-    """An axial grid (k, j, i) centred on the patient's origin, head first, supine."""
-    origin = [-(n - 1) / 2 * s for n, s in zip(reversed(shape), spacing)]
-    return PatientGeometry.from_itk(spacing, origin, np.eye(3).ravel())
 
 
 def run_method(name: str, ct: Grid, show: Bar) -> dict[str, Item]:

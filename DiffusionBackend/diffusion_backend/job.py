@@ -4,6 +4,7 @@ complete or absent.
 `job.json` (schema 1): method, parameters, preset, inputs (file, kind, unit, ijkToRAS ...), seed, samples, device,
 threads, batch, models.
 `reference`, described as an input is, is the truth to compare with: it is read after the run, for the output `metrics`.
+`sample`: true asks for the sample data of the method instead of a run.
 `result.json` (schema 1): outputs (file, kind, unit, display, ijkToRAS ...) and the record of the run (see
 `provenance`).
 A file `cancel` in the job folder stops the run at the next step.
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import methods, models
+from . import methods, models, sample_data
 from .data import Grid, Item, Table
 from .errors import InputError
 from .execute import Request, Result, Surroundings, execute
@@ -73,6 +74,8 @@ def run_job(folder: Path, report: Report, cancelled: Callable[[], bool] = lambda
 
     On any error and on cancel nothing is left under the name of the result.
     """
+    if _job(folder).get("sample") is True:
+        return sample_data.run_job(folder, str(_job(folder)["method"]), report)
     request, inputs = read_job(folder)
     module = methods.load(request.method)
     around = Surroundings(

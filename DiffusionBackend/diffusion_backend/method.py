@@ -129,6 +129,19 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Generated data to try a method on: `example()` of the task `simulation` makes them.
+
+    before, after : RMSE in HU against the reference of the damaged input (None where it is no image) and of the main
+    output with the standard preset and seed 0, over all slices."""
+
+    simulation: str
+    title: str
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
 class Method:
     """Everything that a user, a panel or a page needs to know about a method."""
 
@@ -146,6 +159,7 @@ class Method:
     requires: tuple[Check, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: str = ""
+    sample: Sample | None = None
 
     def __post_init__(self) -> None:
         names = {p.name for p in self.parameters}
@@ -178,6 +192,7 @@ class Method:
             "presets": {name: dict(self.presets.get(name, {})) for name in PRESETS},
             "models": [dict(vars(s)) for s in self.models],
             "requires": [c.to_dict() for c in self.checks()],
+            "sample": dict(vars(self.sample)) if self.sample else None,
         }
 
 

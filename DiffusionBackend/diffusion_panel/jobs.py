@@ -105,6 +105,7 @@ class Transfer:
     """What a job takes from the scene and gives back to it. Work of more than a few milliseconds is split by `yield`,
     so that the application handles its events in between; both run on the GUI thread."""
 
+    sample = False  # the job makes sample data and runs no method
     parts = 1  # runs of the engine in one job (frames of a sequence)
     title = ""
 

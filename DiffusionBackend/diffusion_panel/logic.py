@@ -20,6 +20,7 @@ from .geometry import ExchangeError, alive
 from .jobs import EngineFailure, InputProblem, Job
 from .queueing import Queue
 from .recovery import Entry, Folders
+from .sample_data import SampleTransfer
 from .transfer import VOLUMES, Request, SceneTransfer, frame_of, node_of, remove_nodes, slab
 
 __all__ = ["DiffusionLogic", "EngineFailure", "InputProblem", "Job", "Request"]
@@ -72,12 +73,7 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
         arguments = {"preset": preset, "seed": seed, "samples": samples, "device": device, "threads": threads}
         arguments |= {"batch": batch, "models": models, "roi": roi, "slices": slices, "reference": reference}
         job = self._add(method, inputs, params, frames=frames, **arguments)
-        if not wait:
-            return job
-        self.queue.wait(job)
-        if job.state != "done":
-            raise job.failure()
-        return job.nodes
+        return self._result(job) if wait else job
 
     def estimate(self, method: str, inputs: Mapping[str, Any], params: Any = None, **arguments: Any) -> Job:
         """Ask for time and memory of a run, with the arguments of `run`; the job's `plan` holds the answer."""
@@ -95,6 +91,19 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
             return [str(error)]
         values = declarations.defaults(method, request.preset) | request.params
         return [s for check in request.declared["requires"] if (s := predicates.verdict(check, known, values))]
+
+    def sample(self, method: str, *, wait: bool = True) -> Any:
+        """Generate sample data for a method; returns its nodes by input name, and "reference", or (wait=False) the Job.
+
+        Raises InputProblem for a method without sample data, and (with `wait`) EngineFailure."""
+        try:
+            if not declarations.method(method)["sample"]:
+                raise ValueError(_("The method '{method}' has no sample data.").format(method=method))
+        except ValueError as error:
+            raise InputProblem(str(error)) from None
+        job = Job(SampleTransfer(method), method=method)
+        self.queue.add(job)
+        return self._result(job) if wait else job
 
     @property
     def jobs(self) -> list[Job]:
@@ -171,6 +180,13 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
             raise InputProblem(str(error)) from None
         self.queue.add(job)
         return job
+
+    def _result(self, job: Job) -> dict[str, Any]:
+        """Handle events until the job is over; its nodes, or its failure."""
+        self.queue.wait(job)
+        if job.state != "done":
+            raise job.failure()
+        return job.nodes
 
     def _on_scene_close(self, caller: Any, event: str) -> None:
         self.cancel()

@@ -10,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from . import sample_data
 from .inputs.form import title
 from .wording import readable
 
@@ -62,6 +63,10 @@ class MethodChooser:
         if method and method["citation"]:
             slicer.app.clipboard().setText(method["citation"]["bibtex"])
 
+    def show_expected(self) -> None:
+        """Show what a run on the sample data gives, until another method is chosen."""
+        self.ui.sampleLabel.setVisible(bool(self.ui.sampleLabel.text))
+
     def _on_row(self, row: int) -> None:
         if not self._setting and row >= 0:
             self._describe()
@@ -73,6 +78,9 @@ class MethodChooser:
         self.ui.descriptionLabel.setText(description(method))
         self.ui.citationLabel.setText(citation_text(method["citation"]))
         self.ui.bibtexButton.setVisible(bool(method["citation"]))
+        self.ui.sampleButton.setVisible(bool(method["sample"]))
+        self.ui.sampleLabel.setText(sample_data.expected(method))
+        self.ui.sampleLabel.setVisible(False)
 
 
 def matches(method: dict[str, Any], text: str) -> bool:

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleTest
 
-from . import declarations
+from . import declarations, sample_data
 from .method_chooser import MARKS, matches
 
 PACKAGES = ("diffusion_panel", "diffusion_backend")
@@ -33,6 +33,10 @@ class DiffusionModule(ScriptedLoadableModule):
         parent.contributors = ["DiffusionModels developers"]
         parent.helpText = help_text(self.module, self.purpose)
         parent.acknowledgementText = acknowledgement(self.module)
+        slicer.app.connect("startupCompleted()", self._register_samples)
+
+    def _register_samples(self) -> None:
+        sample_data.register(self.module, lambda method: slicer.util.getModuleLogic(self.moduleName).sample(method))
 
 
 class DiffusionTest(ScriptedLoadableModuleTest):

@@ -23,6 +23,7 @@ from .recover_view import RecoverView
 from .results import ResultView
 from .run_actions import RunActions
 from .run_settings import RunSettings
+from .sample_data import REFERENCE
 
 CHECK_MS = 200  # the inputs are checked when nothing has changed for so long
 
@@ -77,6 +78,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.estimate = EstimateView(ui, self.logic, self.request_if_possible, lambda: self.jobs.active() is None)
         self.actions = RunActions(ui, self)
         self.results = ResultView(ui, methods, self.rerun)
+        ui.sampleButton.connect("clicked()", self.load_sample)
         self.recovery = RecoverView(ui, self.logic, self.results.refresh)
 
     # ---- life of module and scene ----
@@ -271,6 +273,21 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.actions.refresh_buttons()
         return job
 
+    def load_sample(self) -> Any:
+        """Generate sample data for the chosen method and take them as its inputs; returns the job."""
+        return self.logic.sample(self.chooser.current()["id"], wait=False)
+
+    def _take_sample(self, job: Any) -> None:
+        """Choose what a sample job has made, unless another method was chosen meanwhile."""
+        if job.state != "done" or self.chooser.current()["id"] != job.method:
+            return
+        nodes = job.nodes
+        reference = nodes.pop(REFERENCE, None)
+        self.take({"method": job.method, "inputs": nodes, "reference": reference})
+        self.chooser.show_expected()
+        if reference is not None:
+            slicer.util.setSliceViewerLayers(background=next(iter(nodes.values()), reference), fit=True)
+
     def rerun(self, node: Any) -> Any:
         """Take all settings of a result node, and run again."""
         try:
@@ -302,7 +319,9 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _on_job_finished(self, job: Any) -> None:
         self.actions.refresh_buttons()
         self.estimate.resume()
-        if job.state == "done":
+        if job.transfer.sample:
+            self._take_sample(job)
+        elif job.state == "done":
             self.results.refresh()
             views.present(declarations.method(job.method), job.inputs, job.nodes)
 

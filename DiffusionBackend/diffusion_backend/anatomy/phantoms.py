@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data import Grid, PatientGeometry, volume
 from .canvas import Canvas, arc, globe, line, wobble
 
 REGIONS = ("head-neck", "chest", "abdomen", "pelvis")
@@ -27,6 +28,13 @@ class Phantom:
     pixel_mm: float
     slice_mm: float
     places: dict[str, tuple[float, float, float, float]]
+
+    def volume(self) -> Grid:
+        """Rounded HU (k, j, i) int16, axial, centred on the patient's origin."""
+        spacing = (self.pixel_mm, self.pixel_mm, self.slice_mm)
+        origin = [-(n - 1) / 2 * s for n, s in zip(reversed(self.hu.shape), spacing)]
+        geometry = PatientGeometry.from_itk(spacing, origin, np.eye(3).ravel())
+        return volume(np.round(self.hu).astype(np.int16), geometry)
 
 
 def phantom(region: str, *, seed: int, slices: int = 1, size: int = 256, slice_mm: float = 3.0) -> Phantom:

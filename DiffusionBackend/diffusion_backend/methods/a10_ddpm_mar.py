@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..method import Citation, Method, ModelSlot, Stage
+from ..method import Citation, Method, ModelSlot, Sample, Stage
 from ..params import SLICE_NOISE, Choice, Integer, Real
 from . import _metal
 
@@ -74,6 +74,7 @@ METHOD = Method(
     },
     notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner. For large implants NMAR is "
     "often as good: keep its result for comparison.",
+    sample=Sample("metal", "Head phantom with a simulated dental filling", 67.3, 60.5),
 )
 
 

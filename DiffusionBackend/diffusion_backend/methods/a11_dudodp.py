@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..method import Citation, Method, ModelSlot, Stage
+from ..method import Citation, Method, ModelSlot, Sample, Stage
 from ..params import SLICE_NOISE, Choice, Integer, Real
 from . import _metal
 
@@ -71,6 +71,7 @@ METHOD = Method(
     },
     notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner. What lies in the shadow of "
     "the metal is estimated, not measured.",
+    sample=Sample("metal", "Head phantom with a simulated dental filling", 67.3, 54.2),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..checks import Check
-from ..method import Citation, Input, Method, Output, Stage
+from ..method import Citation, Input, Method, Output, Sample, Stage
 from ..params import Choice, Integer, Real
 
 METHOD = Method(
@@ -54,6 +54,7 @@ METHOD = Method(
     },
     notes="The standard is the published method: the unwindowed ramp filter. Preset quick gives a coarse, smooth look "
     "at the same field of view.",
+    sample=Sample("ct", "Chest phantom seen from 360 views", None, 55.0),
 )
 
 

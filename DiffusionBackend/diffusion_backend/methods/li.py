@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..method import Citation, Method, Stage
+from ..method import Citation, Method, Sample, Stage
 from ..params import Integer
 from . import _metal
 
@@ -44,6 +44,7 @@ METHOD = Method(
     notes="Image-only mode (no sinogram) measures the damaged slice with a virtual scanner; preset quick halves its "
     "views and bins, so that fine detail is lost. Preset published interpolates from the bins next to the shadow, "
     "without a safety margin.",
+    sample=Sample("metal", "Head phantom with a simulated dental filling", 67.3, 65.0),
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Simulated test data, one file a task. Each has INPUTS and PARAMETERS (declared as for a method) and
 
     simulate(inputs, p, seed) -> {file name: Grid or Segmentation}      # "projections.npz", "reference.nrrd", ...
+    example() -> the same for a generated phantom, the sample data of the methods
 
 `run_task` reads the inputs, checks the parameters and writes the files together with `simulation.json` (task,
 parameters, seed).
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,15 @@ def run_task(module: Any, arguments: argparse.Namespace) -> None:
             raise InputError(f"The simulation needs the input '{declared.name}'. Give it with --input PATH.")
     enforce(tuple(c for i in module.INPUTS for c in default_checks(i.name, i.kind)), inputs, p)
     made: dict[str, Item] = module.simulate(inputs, p, arguments.seed)
-    output: Path = arguments.output
+    write_files(made, {"task": arguments.task, "parameters": vars(p), "seed": arguments.seed}, arguments.output)
+
+
+def write_files(made: Mapping[str, Item], record: Mapping[str, Any], output: Path) -> None:
+    """Write the files of a task, and `simulation.json` with `record` and versions, into the folder `output`."""
     with temporary(output.absolute().parent, ".diffusion-") as work:
         for name, item in made.items():
             write(item, work / name)
-        record = {"task": arguments.task, "parameters": vars(p), "seed": arguments.seed, "versions": versions()}
-        write_text(work / "simulation.json", json.dumps(record, indent=1))
+        write_text(work / "simulation.json", json.dumps({**record, "versions": versions()}, indent=1))
         move_files(work, output, last="simulation.json")
     print(f"Written to {output}: {', '.join(made)}")
 

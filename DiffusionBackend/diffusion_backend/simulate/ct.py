@@ -67,6 +67,15 @@ def simulate(inputs: Mapping[str, Item], p: Any, seed: int) -> dict[str, Item]:
     }
 
 
+def example() -> dict[str, Item]:
+    """Three slices of a chest phantom, seen from 360 views; files of the task."""
+    from ..anatomy.phantoms import phantom
+    from ..params import validate
+
+    ct = phantom("chest", seed=1, slices=3, size=512).volume()
+    return simulate({"ct": ct}, validate(PARAMETERS, {"views": 360}), seed=1)
+
+
 def measure(line_integrals: Any, photons: float, key: tuple[int, ...]) -> Any:
     """Poisson counts of I0 exp(-p), back to line integrals ln(I0 / max(counts, 1)) (protocol, section 3); keyed,
     float32."""

@@ -85,6 +85,16 @@ def simulate(inputs: Mapping[str, Item], p: Any, seed: int) -> dict[str, Item]:
     return files
 
 
+def example() -> dict[str, Item]:
+    """Three slices of a head-neck phantom with a simulated filling; files of the task. The reference is a scan without
+    metal and noise: what a perfect correction would give."""
+    from ..anatomy.phantoms import phantom
+    from ..params import validate
+
+    ct = phantom("head-neck", seed=1, slices=3).volume()
+    return simulate({"ct": ct}, validate(PARAMETERS, {"reference": "reconstruction"}), seed=1)
+
+
 def place_metal(hu: np.ndarray, plane: Plane, slice_mm: float, p: Any, rng: np.random.Generator
                 ) -> tuple[np.ndarray, str]:
     """Volume fraction of metal per voxel of the plane's square grid (k, row, column), and the kind of implant."""
