@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from slicer.i18n import tr as _
+
 METHOD, OUTPUT, PROVENANCE = "DiffusionModels.Method", "DiffusionModels.Output", "DiffusionModels.Provenance"
 ROLE = "DiffusionModels."
 ROI, REFERENCE = "roi", "reference"  # node references beside the inputs; no input has such a name
@@ -69,5 +71,5 @@ def domain_warning(record: Mapping[str, Any]) -> str:
 def _stored(node: Any) -> dict[str, Any]:
     text = node.GetAttribute(PROVENANCE) if node is not None else None
     if not text:
-        raise ValueError("This node is no result of DiffusionModels; choose one that a method has made.")
+        raise ValueError(_("This node is no result of DiffusionModels; choose one that a method has made."))
     return json.loads(text)

@@ -7,14 +7,16 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from .declarations import spoken
+
 UPPER = {"hu", "ct", "mr", "id", "he", "dvh", "roi", "rf"}
-SPOKEN = {"std": "standard deviation"}
+WRITTEN_OUT = {"std": "standard deviation"}
 
 
 def readable(name: str) -> str:
-    """A declared name as words: "metal_threshold" -> "Metal threshold", "reinsert_hu" -> "Reinsert HU"."""
-    words = [w.upper() if w in UPPER else SPOKEN.get(w, w) for w in name.split("_")]
-    return " ".join([words[0] if words[0].isupper() else words[0].capitalize(), *words[1:]])
+    """A declared name as words, translated: "metal_threshold" -> "Metal threshold", "reinsert_hu" -> "Reinsert HU"."""
+    words = [w.upper() if w in UPPER else WRITTEN_OUT.get(w, w) for w in name.split("_")]
+    return spoken(" ".join([words[0] if words[0].isupper() else words[0].capitalize(), *words[1:]]))
 
 
 def number(value: float) -> str:

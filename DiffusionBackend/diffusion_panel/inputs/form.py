@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from .. import form as widgets
+from ..declarations import spoken
 from ..wording import readable, wrapped
 from .fields import FileInput, TextInput
 from .nodes import ComplexVolumeInput, SequenceInput, TableInput, VectorVolumeInput, VolumeInput
@@ -135,5 +136,5 @@ def title(declared: dict[str, Any]) -> str:
 def help_text(declared: dict[str, Any]) -> str:
     """Help of an input, its kind, and whether it may be left out."""
     need = _("needed") if declared["required"] else _("optional")
-    kind = _("{kind}, {need}").format(kind=declared["kind"].capitalize(), need=need)
+    kind = _("{kind}, {need}").format(kind=spoken(declared["kind"].capitalize()), need=need)
     return f"{declared['help']} ({kind}.)"
