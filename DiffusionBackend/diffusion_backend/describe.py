@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from . import methods
+from . import __version__, methods
 from .errors import InputError
 from .method import Method
 
@@ -20,7 +20,7 @@ def as_json(method_id: str | None = None) -> str:
     if method_id:
         content: Any = _finite(methods.declaration(method_id).to_dict())
     else:
-        content = {"schema": SCHEMA, "methods": [_finite(m.to_dict()) for m in methods.declarations()]}
+        content = {"schema": SCHEMA, "version": __version__, "methods": [_finite(m.to_dict()) for m in methods.declarations()]}
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 

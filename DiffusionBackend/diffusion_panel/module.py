@@ -14,6 +14,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadab
 from . import declarations, sample_data
 from .method_chooser import MARKS, matches
 
+OLDEST = (5, 10)  # of Slicer: Python 3.12 and numpy 2
 PACKAGES = ("diffusion_panel", "diffusion_backend")
 
 
@@ -96,7 +97,19 @@ def help_text(module: str, purpose: str) -> str:
     lines = [f"<li>{MARKS[m['state']]} {html.escape(m['name'])}: {html.escape(m['task'])} ({m['state']})</li>"
              for m in declarations.of_module(module)]
     steps = _("Choose a method, give its inputs, press Apply. Results are new nodes; nothing is overwritten.")
-    return f"<p>{html.escape(purpose)}</p><p>{steps}</p><ul>{''.join(lines)}</ul><p>{_('Not for clinical use.')}</p>"
+    told = [html.escape(purpose), steps, _("Not for clinical use."), f"DiffusionModels {declarations.version()}"]
+    paragraphs = [f"<p>{text}</p>" for text in told]
+    return "".join([*paragraphs[:2], f"<ul>{''.join(lines)}</ul>", *paragraphs[2:]])
+
+
+def too_old() -> str:
+    """Why this application can't run the modules, or ""."""
+    found = (slicer.app.majorVersion, slicer.app.minorVersion)
+    if found >= OLDEST:
+        return ""
+    message = _("This is Slicer {found}, but DiffusionModels {version} needs Slicer {needed} or later. Update Slicer.")
+    numbers = (".".join(map(str, v)) for v in (found, OLDEST))
+    return message.format(found=next(numbers), needed=next(numbers), version=declarations.version())
 
 
 def acknowledgement(module: str) -> str:

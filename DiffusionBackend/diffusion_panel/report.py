@@ -37,7 +37,8 @@ def report(job: Job, secrets: Iterable[str] = ()) -> str:
     secrets : texts that must not appear, such as the names of the input nodes and the paths of input files."""
     record, asked = job.record, dict(getattr(job.transfer, "job", {}))
     lines = [
-        f"DiffusionModels, method {job.method}, state {job.state}{f' ({job.kind})' if job.kind else ''}",
+        f"DiffusionModels {declarations.version()}, method {job.method}, state {job.state}"
+        f"{f' ({job.kind})' if job.kind else ''}",
         f"Slicer {slicer.app.applicationVersion}, Python {platform.python_version()}, {platform.system()} "
         f"{platform.machine()}, {os.cpu_count()} processors",
         *_told("engine", record.get("versions")),

@@ -18,7 +18,7 @@ from .inputs import InputForm
 from .job_view import JobView
 from .method_chooser import RUNNABLE, MethodChooser, default_method
 from .model_slots import ModelForm
-from .module import forget_packages
+from .module import forget_packages, too_old
 from .recover_view import RecoverView
 from .results import ResultView
 from .run_actions import RunActions
@@ -249,6 +249,8 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         method = self.chooser.current()
         if method is None or method["state"] not in RUNNABLE:
             return [_("This method is planned and can't be run yet.")]
+        if old := too_old():
+            return [old]
         request = self.request()
         return self.models.problems(request["params"]) + self.logic.problems(**request)
 

@@ -21,7 +21,7 @@ from .panels import MODULES, REPOSITORY, panel, unload
 PANEL = REPOSITORY / "DiffusionBackend" / "diffusion_panel"
 FILES = [REPOSITORY / name / f"{name}.py" for name in MODULES.values()]
 SOURCES = sorted(PANEL.rglob("*.py")) + FILES
-ALLOWED = {"slicer", "vtk", "qt", "ctk", "numpy", "diffusion_panel"} | set(sys.stdlib_module_names)
+ALLOWED = {"slicer", "vtk", "qt", "ctk", "numpy", "SampleData", "diffusion_panel"} | set(sys.stdlib_module_names)
 ENGINE_FILES = {"diffusion_backend.predicates"}
 CATEGORIES = {"DiffusionReconstruction": "Tomographic Reconstruction", "DiffusionSegmentation": "Segmentation",
               "DiffusionSynthesis": "Image Synthesis"}  # fmt: skip
@@ -157,3 +157,23 @@ def test_resource_files_of_the_modules_have_unique_names():
     folders = [REPOSITORY / "Resources", *(REPOSITORY / name / "Resources" for name in MODULES.values())]
     paths = [str(f.relative_to(folder)).lower() for folder in folders for f in folder.rglob("*") if f.is_file()]
     assert len(paths) == len(set(paths))
+
+
+def test_an_old_slicer_is_told_in_one_sentence(monkeypatch):
+    widget = panel()
+    monkeypatch.setattr(slicer.app, "minorVersion", 8)
+    widget.check()
+    assert widget.problems() == [
+        f"This is Slicer 5.8, but DiffusionModels {declarations.version()} needs Slicer 5.10 or later. Update Slicer."
+    ]
+    assert not widget.ui.applyButton.enabled
+    monkeypatch.setattr(slicer.app, "minorVersion", 10)
+    assert "Update Slicer" not in " ".join(widget.problems())
+
+
+def test_the_version_stands_in_the_help_and_is_the_engines():
+    from diffusion_backend import __version__
+
+    module = headless.load_module(REPOSITORY / "DiffusionReconstruction" / "DiffusionReconstruction.py")
+    assert declarations.version() == __version__
+    assert f"DiffusionModels {__version__}" in module.helpText
