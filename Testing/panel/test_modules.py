@@ -174,6 +174,6 @@ def test_an_old_slicer_is_told_in_one_sentence(monkeypatch):
 def test_the_version_stands_in_the_help_and_is_the_engines():
     from diffusion_backend import __version__
 
-    module = headless.load_module(REPOSITORY / "DiffusionReconstruction" / "DiffusionReconstruction.py")
+    panel()
     assert declarations.version() == __version__
-    assert f"DiffusionModels {__version__}" in module.helpText
+    assert f"DiffusionModels {__version__}" in slicer.modules.diffusionreconstruction.helpText
