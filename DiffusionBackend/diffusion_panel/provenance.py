@@ -24,7 +24,8 @@ def attach(
     node.SetAttribute(OUTPUT, output)
     told = {key: value for key, value in record.items() if key != "outputs"}
     node.SetAttribute(PROVENANCE, json.dumps({"record": told, "request": dict(request)}, ensure_ascii=True))
-    node.SetDescription(" | ".join([f"{record['method']['name']}, seed {record['seed']}", *labels(record)]))
+    run = _("{method}, seed {seed}").format(method=record["method"]["name"], seed=record["seed"])
+    node.SetDescription(" | ".join([run, *labels(record)]))
     for name, source in sources.items():
         node.SetNodeReferenceID(ROLE + name, source.GetID())
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import declarations, process
 from .jobs import Job
@@ -86,7 +87,7 @@ def as_command_line(request: Mapping[str, Any]) -> str:
         path = _file_of(value, kind)
         if not path:
             path = name + SUFFIXES.get(kind, ".nrrd")
-            remarks.append(f"# Save '{name}' as {path} first.")
+            remarks.append("# " + _("Save '{name}' as {path} first.").format(name=name, path=path))
         words += ["--reference", path] if name == "reference" else ["--input", f"{name}={path}"]
     words += ["--output", "result"]
     words += [w for k, v in _changed(request).items() for w in ("--set", f"{k}={v}")]
@@ -95,7 +96,8 @@ def as_command_line(request: Mapping[str, Any]) -> str:
         if request.get(name, DEFAULTS[name]) != DEFAULTS[name]:
             words += [f"--{name}", str(request[name])]
     if any(request.get(name) is not None for name in ("roi", "slices", "frames")):
-        remarks.append("# The command computes the whole volume: crop it first, or save the frame that you want.")
+        whole = _("The command computes the whole volume: crop it first, or save the frame that you want.")
+        remarks.append("# " + whole)
     path = _joined([f"PYTHONPATH={process.PACKAGES}"])
     start = f"set {path} && " if sys.platform == "win32" else f"{path} "
     return "\n".join([*remarks, start + _joined(words)]) + "\n"

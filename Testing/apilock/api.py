@@ -68,11 +68,11 @@ class Api:
         return None
 
     def member(self, kind: str, name: str) -> Found | None:
-        """A member of an object of type `kind` ("+": or of a subclass); None where there is none."""
-        exact = kind.rstrip("+")
+        """A member of an object of type `kind` ("+": or of a subclass; "=": of the class itself); None without one."""
+        exact, of_class = kind.strip("=+"), kind.startswith("=")
         module, _, class_name = exact.rpartition(".")
         if module == "qt":
-            return wheels.qt_member(class_name, name)
+            return wheels.qt_member(class_name, name, of_class)
         if wheels.vtk(class_name):
             return wheels.vtk_member(class_name, name, or_below=kind.endswith("+"))
         if exact.startswith("slicer.") and exact.count(".") == 2:
@@ -86,7 +86,7 @@ class Api:
             if found:
                 return found
             class_name = known.signature.rpartition(" ")[2]
-        return wheels.qt_member(class_name, name)
+        return wheels.qt_member(class_name, name, of_class)
 
     def python(self, module: str) -> dict[str, Found]:
         """Functions, classes and methods ("Class.method") of one of Slicer's Python modules."""
@@ -162,8 +162,11 @@ def entry(found: Found) -> dict[str, Any]:
 
 
 def _found(key: str, kept: dict[str, Any]) -> Found:
-    gives = _gives(kept["signature"].rpartition(key.rpartition(".")[2])[0] if "(" not in kept["signature"]
-                   else kept["signature"].partition("(")[0].rpartition(" ")[0])
+    gives = _gives(
+        kept["signature"].rpartition(key.rpartition(".")[2])[0]
+        if "(" not in kept["signature"]
+        else kept["signature"].partition("(")[0].rpartition(" ")[0]
+    )
     return Found(key, gives=(OBJECTS[key],) if key in OBJECTS else gives, **kept)
 
 
@@ -180,8 +183,11 @@ def _gives(kind: str) -> tuple[str, ...]:
 def _python_names(text: str, module: str, file: str, checked: str) -> dict[str, Found]:
     found = {}
     for node in ast.parse(text).body:
-        methods = [(f"{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef)] if isinstance(
-            node, ast.ClassDef) else []
+        methods = (
+            [(f"{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef)]
+            if isinstance(node, ast.ClassDef)
+            else []
+        )
         for name, item in [(getattr(node, "name", ""), node), *methods]:
             if isinstance(item, ast.FunctionDef):
                 signature = f"({ast.unparse(item.args)})"

@@ -73,7 +73,7 @@ def _judged(api: Api, event: Event) -> list[str]:
     """The types that must have the member. Of several classes of nodes one is enough: `IsA` and the like tell them
     apart where the program runs; an object of the extension's own may be meant as well."""
     nodes = [k for k in event.types if not k.startswith("@") and wheels.vtk(k.strip("=+").rpartition(".")[2])]
-    having = [k for k in nodes if api.member(k.lstrip("="), event.name)]
+    having = [k for k in nodes if api.member(k, event.name)]
     own = any(k.startswith("p:") for k in event.types)
     return sorted(set(event.types) - set(nodes)) + (having or ([] if own else sorted(nodes)[:1]))
 
@@ -88,8 +88,11 @@ def _member(found: Collected, api: Api, event: Event, kind: str, called: bool, p
         is_module |= known is None and kind == "@slicer" and bool(api.python(f"slicer.{name}"))
         if known is None and not is_module:
             in_util = kind == "@slicer" and name in api.python("slicer.util")
-            text = f"'slicer.{name}' is there in the wheel alone; write 'slicer.util.{name}'." if in_util else (
-                f"'{kind[1:]}.{name}' is unknown. {ADVICE}")
+            text = (
+                f"'slicer.{name}' is there in the wheel alone; write 'slicer.util.{name}'."
+                if in_util
+                else (f"'{kind[1:]}.{name}' is unknown. {ADVICE}")
+            )
             event_rule = "L10" if kind == "@slicer" else "L2"
             found.add(event, event_rule, text)
         found.counts["typed"] += known is not None
@@ -97,7 +100,7 @@ def _member(found: Collected, api: Api, event: Event, kind: str, called: bool, p
     outer = kind[1:] if kind.startswith("=") else kind
     if not is_outer(outer) or outer.startswith("slicer.modules."):
         return
-    known = api.use(api.member(outer, name))
+    known = api.use(api.member(kind, name))
     if known is None:
         found.add(event, "L2", f"'{outer.rstrip('+')}' has no '{name}' that Python can reach. {ADVICE}")
         return
@@ -114,8 +117,12 @@ def _form(found: Collected, event: Event, kind: str, known: wheels.Found, called
         found.add(event, "L1", f"'{name}' is a property: read it as '.{name}', without parentheses.")
     elif known.kind == "method" and not called and _is_value(event.node, parent):
         found.add(event, "L1", f"'{name}' is a method: it is always true without parentheses.")
-    elif known.kind == "property" and known.signature.startswith(LISTS) and isinstance(parent, ast.Compare) and any(
-            isinstance(other, ast.List) for other in parent.comparators):
+    elif (
+        known.kind == "property"
+        and known.signature.startswith(LISTS)
+        and isinstance(parent, ast.Compare)
+        and any(isinstance(other, ast.List) for other in parent.comparators)
+    ):
         found.add(event, "R7", f"'{name}' comes back as a tuple: compare list(….{name}).")
     elif name == "exec":
         found.add(event, "R8", "write 'exec_()'.")

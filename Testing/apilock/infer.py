@@ -16,9 +16,13 @@ from .api import Api
 from .sources import Shell, Source
 from .walk import Event, Types, Walk
 
-SLICER_BASES = {"ScriptedLoadableModule": {"parent": "slicer.qSlicerScriptedLoadableModule"},
-                "ScriptedLoadableModuleWidget": {"parent": "slicer.qSlicerScriptedLoadableModuleWidget",
-                                                 "layout": "qt.QVBoxLayout"}}
+SLICER_BASES = {
+    "ScriptedLoadableModule": {"parent": "slicer.qSlicerScriptedLoadableModule"},
+    "ScriptedLoadableModuleWidget": {
+        "parent": "slicer.qSlicerScriptedLoadableModuleWidget",
+        "layout": "qt.QVBoxLayout",
+    },
+}
 
 
 class Inference:

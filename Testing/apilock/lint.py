@@ -22,9 +22,19 @@ FOREIGN = {"PySide2", "PySide6", "PyQt5", "PyQt6", "qtpy", "PythonQt", "headless
 ALLOWED = INSIDE_SLICER | {"numpy", "diffusion_panel"} | set(sys.stdlib_module_names)
 ENGINE_FILE = "diffusion_backend.predicates"  # the one file of the engine that the panel imports
 INSTALLERS = {"pip_install", "pip_uninstall", "pip_ensure"}
-GUI_NAMES = {"layoutManager", "mainWindow", "errorDisplay", "warningDisplay", "infoDisplay", "messageBox",
-             "delayDisplay", "confirmYesNoDisplay", "confirmOkCancelDisplay", "confirmRetryCloseDisplay",
-             "createProgressDialog"}
+GUI_NAMES = {
+    "layoutManager",
+    "mainWindow",
+    "errorDisplay",
+    "warningDisplay",
+    "infoDisplay",
+    "messageBox",
+    "delayDisplay",
+    "confirmYesNoDisplay",
+    "confirmOkCancelDisplay",
+    "confirmRetryCloseDisplay",
+    "createProgressDialog",
+}
 UNCAST = {"bool", "bool_", "int64", "uint64", "float16", "int"}
 ARRAY_SINKS = {"addVolumeFromArray": 0, "updateVolumeFromArray": 1}  # function -> which argument is the array
 READERS = ("load", "save", "export")
@@ -63,8 +73,12 @@ def _slots(event: Event, collected: Collected) -> Told:
     """L3, L4: what is connected takes what the signal gives."""
     if event.kind != "connect" or event.name != "connect" or len(event.call.args) < 2:
         return
-    slot, signals = event.call.args[1], text_of(collected.inference.attribute(event.owner, "signal")) if isinstance(
-        event.call.args[0], ast.Attribute) else [getattr(event.call.args[0], "value", "")]
+    slot, signals = (
+        event.call.args[1],
+        text_of(collected.inference.attribute(event.owner, "signal"))
+        if isinstance(event.call.args[0], ast.Attribute)
+        else [getattr(event.call.args[0], "value", "")],
+    )
     if not any("(" in s for s in signals):
         return
     given = max((len([a for a in s.partition("(")[2].rstrip(")").split(",") if a]) for s in signals if s), default=0)
@@ -101,13 +115,19 @@ def _calls(event: Event, collected: Collected) -> Told:
             yield from _util_call(name, call, collected)
         if kind == "m:qt.QTimer.singleShot" and len(call.args) != 2:
             yield "R14", "write 'qt.QTimer.singleShot(milliseconds, callable)'."
-        if kind == "m:qt.QSettings.value" and call.args[1:] and not isinstance(
-                getattr(call.args[1], "value", None), (str, type(None))):
+        if (
+            kind == "m:qt.QSettings.value"
+            and call.args[1:]
+            and not isinstance(getattr(call.args[1], "value", None), (str, type(None)))
+        ):
             yield "R20", "settings come back as texts: write 'slicer.util.settingsValue(key, default, converter)'."
     if isinstance(call.func, ast.Name) and call.args:
         inner = collected.inference.types_at(call.args[0])
-        if call.func.id == "int" and ast.unparse(call.args[0]).startswith(("qt.", "ctk.")) and isinstance(
-                call.args[0], ast.Attribute):
+        if (
+            call.func.id == "int"
+            and ast.unparse(call.args[0]).startswith(("qt.", "ctk."))
+            and isinstance(call.args[0], ast.Attribute)
+        ):
             yield "R11", "pass enum members on as they are, without int()."
         if call.func.id in ("str", "bytes") and "qt.QByteArray" in inner:
             yield "R18", "str() of a QByteArray is its repr: write '.data().decode()'."
@@ -118,7 +138,7 @@ def _util_call(name: str, call: ast.Call, collected: Collected) -> Told:
     known = collected.inference.api.named(f"slicer.util.{name}")
     if known and known.kind == "function" and (wrong := _misfit(known.signature, call)):
         yield "L2", f"slicer.util.{name}{known.signature} {wrong}."
-    array = next(iter(call.args[ARRAY_SINKS.get(name, 0):]), None)
+    array = next(iter(call.args[ARRAY_SINKS.get(name, 0) :]), None)
     if name in ARRAY_SINKS and array is not None and (kind := _uncast(array)):
         yield "L12", f"VTK has no image of type {kind}: cast the array before '{name}'."
     first = call.args[0] if call.args else None
@@ -138,7 +158,7 @@ def _misfit(signature: str, call: ast.Call) -> str:
     if arguments.vararg is None and len(call.args) > len(names):
         return f"takes at most {len(names)} arguments in order, not {len(call.args)}"
     needed = names[: len(names) - len(arguments.defaults)]
-    missing = [n for n in needed[len(call.args):] if n not in keywords]
+    missing = [n for n in needed[len(call.args) :] if n not in keywords]
     return f"needs the argument '{missing[0]}'" if missing else ""
 
 
@@ -197,8 +217,12 @@ def _ends(source: Source) -> Iterator[tuple[int, str, str]]:
         name = ast.unparse(node.func)
         if name in ("sys.exit", "exit", "quit", "os._exit"):
             yield node.lineno, "L7", f"'{name}' would end Slicer: raise an exception; scripts call slicer.util.exit."
-        elif name == "print" and node.args and not isinstance(node.args[0], (ast.Constant, ast.JoinedStr)) and not (
-                isinstance(node.args[0], ast.Call) and not source.is_script):
+        elif (
+            name == "print"
+            and node.args
+            and not isinstance(node.args[0], (ast.Constant, ast.JoinedStr))
+            and not (isinstance(node.args[0], ast.Call) and not source.is_script)
+        ):
             yield node.lineno, "L7", "print of an object: a node prints its whole state. Print a text."
 
 
@@ -278,8 +302,13 @@ def _gui(source: Source) -> Iterator[tuple[int, str]]:
 
 def _slicer_in_engine(source: Source) -> Iterator[tuple[int, str]]:
     for node in ast.walk(source.tree):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(
-            node, ast.ImportFrom) and not node.level else []
+        names = (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
         for name in names:
             if name.split(".")[0] in INSIDE_SLICER | FOREIGN | {"diffusion_panel"}:
                 yield node.lineno, f"the engine runs without Slicer: no import of '{name}'."

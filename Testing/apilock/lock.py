@@ -71,7 +71,7 @@ def update(given: Headers | None) -> list[Finding]:
     entries = {}
     for key, found in sorted(api.used.items()):
         kept = entry(found)
-        if not kept["file"]:
+        if not kept["file"] and not key.startswith("*"):
             kept["file"], kept["line"] = _place(given, key) if given else _kept_place(api, key)
         entries[key] = kept
     FILE.write_text(_text(entries), encoding="utf-8")
@@ -99,6 +99,8 @@ def _text(entries: dict[str, dict[str, Any]]) -> str:
 def summary(collected: Collected) -> str:
     """How the uses were resolved, in one line."""
     counts = collected.counts
-    return (f"{len(collected.inference.api.used)} names; {counts['typed']} uses on known objects, "
-            f"{counts['by name alone']} by name alone (VTK), {counts['unresolved']} unresolved calls, "
-            f"{counts['signals of unknown objects']} signals of unknown objects")
+    return (
+        f"{len(collected.inference.api.used)} names; {counts['typed']} uses on known objects, "
+        f"{counts['by name alone']} by name alone (VTK), {counts['unresolved']} unresolved calls, "
+        f"{counts['signals of unknown objects']} signals of unknown objects"
+    )

@@ -163,7 +163,7 @@ class Walk:
         if not is_outer(holder) and not holder.startswith("="):
             return set()
         kind = holder.lstrip("=")
-        found = api.member(kind, name)
+        found = api.member(holder, name)
         if found is None:
             return set()
         if found.kind == "class":
@@ -259,7 +259,7 @@ class Walk:
         if name not in self.whole.functions or self.quiet:
             return
         node = self.whole.functions[name][1]
-        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][1 if bound else 0:]
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][1 if bound else 0 :]
         for parameter, types in [*zip(names, arguments), *((k, t) for k, t in keywords.items() if k)]:
             self.whole.parameters[name, parameter] |= types
 

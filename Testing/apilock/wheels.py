@@ -54,20 +54,24 @@ def vtk_member(name: str, member: str, or_below: bool = False) -> Found | None:
     for owner in kind.__mro__:
         if member in vars(owner) and owner is not object:
             return _vtk_found(owner, member)
-    below = (_with(c, member) for c in kind.__subclasses__()) if or_below else ()
-    return next((found for found in below if found), None)
+    below = sorted(_below(kind, member)) if or_below else []
+    return _vtk_found(getattr(slicer_core, below[0]), member) if below else None
 
 
 @cache
 def any_vtk_member(member: str) -> Found | None:
-    """A member of whatever VTK class has it: for objects whose class isn't known."""
-    return _with(vtk_module.vtkObjectBase, member)
+    """A member that some class of VTK has: for objects whose class isn't known."""
+    known = any(hasattr(c, member) for c in _all_below(vtk_module.vtkObjectBase))
+    return Found(f"*.{member}", "method", member, "wheel, by name alone") if known else None
 
 
-def _with(kind: type, member: str) -> Found | None:
-    if member in vars(kind):
-        return _vtk_found(kind, member)
-    return next((found for c in kind.__subclasses__() if (found := _with(c, member))), None)
+def _below(kind: type, member: str) -> list[str]:
+    """The classes of Slicer's core below `kind` that declare a member."""
+    return [c.__name__ for c in _all_below(kind) if member in vars(c) and hasattr(slicer_core, c.__name__)]
+
+
+def _all_below(kind: type) -> list[type]:
+    return [d for c in kind.__subclasses__() for d in (c, *_all_below(c))]
 
 
 def _vtk_found(owner: type, member: str) -> Found:
@@ -86,8 +90,10 @@ def qt(name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def qt_member(name: str, member: str) -> Found | None:
-    """A member of a Qt class: property, signal (with arguments: "clicked(bool)"), method, enum value or class in it."""
+def qt_member(name: str, member: str, of_class: bool = False) -> Found | None:
+    """A member of a Qt class: property, signal (with arguments: "clicked(bool)"), method, enum value or class in it.
+
+    of_class : of the class itself, which has no properties (`QTimer.singleShot` is both)."""
     kind = qt(name)
     if kind is None:
         return None
@@ -95,7 +101,7 @@ def qt_member(name: str, member: str) -> Found | None:
     if isinstance(meta, QtCore.QMetaObject):
         if "(" in member:
             return _qt_signal(name, meta, member)
-        index = meta.indexOfProperty(member)
+        index = -1 if of_class else meta.indexOfProperty(member)
         if index >= 0:
             found = meta.property(index)
             text = f"{found.typeName()} {member}" + ("" if found.isWritable() else " (read only)")
