@@ -94,8 +94,9 @@ def ct_with_metal(size: int = 64) -> Any:
 
 def help_text(module: str, purpose: str) -> str:
     """HTML: what the module is for, and its methods with their state."""
-    lines = [f"<li>{MARKS[m['state']]} {html.escape(m['name'])}: {html.escape(m['task'])} ({m['state']})</li>"
-             for m in declarations.of_module(module)]
+    methods = [(m, declarations.spoken(m["state"])) for m in declarations.of_module(module)]
+    lines = [f"<li>{MARKS[m['state']]} {html.escape(m['name'])}: {html.escape(m['task'])} ({state})</li>"
+             for m, state in methods]
     steps = _("Choose a method, give its inputs, press Apply. Results are new nodes; nothing is overwritten.")
     told = [html.escape(purpose), steps, _("Not for clinical use."), f"DiffusionModels {declarations.version()}"]
     paragraphs = [f"<p>{text}</p>" for text in told]

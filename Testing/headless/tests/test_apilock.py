@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from apilock import lock, sources
 from apilock.api import Api
 from apilock.collect import collect
@@ -162,7 +161,7 @@ def test_check_passes_with_qt_as_it_is():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     unresolved = int(re.search(r"(\d+) unresolved", done.stdout).group(1))
-    assert unresolved <= 12 and "0 signals of unknown objects" in done.stdout  # honest, and a bound on what isn't judged
+    assert unresolved <= 12 and "0 signals of unknown objects" in done.stdout
 
 
 @pytest.mark.skipif(lock.headers() is None, reason="SLICER_SRC and CTK_SRC name no checkouts")
