@@ -1,7 +1,8 @@
 """The published refiner of HiDiff (Chen et al. 2024): a Bernoulli U-Net with cross-attention (X-Former), in two kinds.
 
 Weights and activations are real, or binary (one bit). Both kinds have the same names and shapes of weights: which
-one a checkpoint is, must be known from elsewhere. The state is a mask of K independent bits; the answer is the flip map |y_t - y_0| in (0, 1).
+one a checkpoint is, must be known from elsewhere. The state is a mask of K independent bits; the answer is the flip
+map |y_t - y_0| in (0, 1).
 """
 
 from __future__ import annotations
@@ -355,8 +356,10 @@ class BernoulliUNet(nn.Module):
                  binary: bool = False, legacy_token_layout: bool = False):  # fmt: skip
         super().__init__()
         if len(conditions) != 4 or any(n % GROUPS for n in (*conditions, width)):
-            raise ValueError(f"The refiner's width is {width} and its conditions have {list(conditions)} channels; four "
-                             f"conditions, and multiples of {GROUPS}, are needed.")  # fmt: skip
+            raise ValueError(
+                f"The refiner's width is {width} and its conditions have {list(conditions)} channels; four conditions, and "
+                f"multiples of {GROUPS}, are needed."
+            )
         self.width, e, deep = width, 4 * width, 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, e), nn.SiLU(), nn.Linear(e, e))
         self.input_conv = nn.Conv2d(channels + 2 * structures, width, 3, padding=1)
