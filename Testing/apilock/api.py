@@ -19,6 +19,7 @@ from .wheels import Found
 OWN = re.compile(r"(ctk|qMRML|qSlicer)\w+$")  # classes that only headers know
 OBJECTS = {"slicer.app": "slicer.qSlicerApplication", "slicer.mrmlScene": "slicer.vtkMRMLScene"}
 PYTHON = "Base/Python/slicer"
+SCRIPTED = {"SampleData": "Modules/Scripted/SampleData/SampleData.py"}  # modules of Slicer that are imported by name
 
 
 class Api:
@@ -50,9 +51,7 @@ class Api:
             return Found(dotted, "constant", name, "wheel vtk") if has else None
         if module.startswith("vtk.util"):
             return Found(dotted, "function", name, "wheel vtk")
-        if module.startswith("slicer."):
-            return self.python(module).get(name)
-        return None
+        return self.python(module).get(name) if module.startswith("slicer.") or module in SCRIPTED else None
 
     def class_(self, dotted: str) -> Found | None:
         """A class by the name under which it is reached."""
@@ -75,7 +74,7 @@ class Api:
             return wheels.qt_member(class_name, name, of_class)
         if wheels.vtk(class_name):
             return wheels.vtk_member(class_name, name, or_below=kind.endswith("+"))
-        if exact.startswith("slicer.") and exact.count(".") == 2:
+        if (exact.startswith("slicer.") and exact.count(".") == 2) or module in SCRIPTED:
             return self.python(module).get(f"{class_name}.{name}")
         while OWN.match(class_name):
             known = self.use(self.class_(typed(class_name)))
@@ -92,7 +91,7 @@ class Api:
         """Functions, classes and methods ("Class.method") of one of Slicer's Python modules."""
         if module not in self._python:
             name = module.removeprefix("slicer.").replace(".", "/")
-            file, text, checked = f"{PYTHON}/{name}.py", "", "source"
+            file, text, checked = SCRIPTED.get(module, f"{PYTHON}/{name}.py"), "", "source"
             if module == "slicer.util":
                 text, checked = wheels.util_text(), "wheel slicer-core"
             elif self.headers and (self.headers.roots["Slicer"] / file).is_file():

@@ -13,7 +13,7 @@ from . import lint_text, lock, sources
 from .api import Api
 from .collect import Collected, Finding, collect
 from .sources import Source
-from .walk import Event, text_of
+from .walk import Event, is_outer, text_of
 from .wheels import QT
 
 PANEL_PYTHON, ENGINE_PYTHON = (3, 12), (3, 10)  # the oldest Python of Slicer that we support, and of the engine
@@ -21,6 +21,7 @@ INSIDE_SLICER = {"slicer", "vtk", "qt", "ctk"}
 FOREIGN = {"PySide2", "PySide6", "PyQt5", "PyQt6", "qtpy", "PythonQt", "headless"}
 ALLOWED = INSIDE_SLICER | {"numpy", "diffusion_panel"} | set(sys.stdlib_module_names)
 ENGINE_FILE = "diffusion_backend.predicates"  # the one file of the engine that the panel imports
+THREAD_BOUND = ("slicer.", "slicer", "qt", "ctk", ":slicer.", ":qt.")  # after "@", "=" or "m"
 INSTALLERS = {"pip_install", "pip_uninstall", "pip_ensure"}
 GUI_NAMES = {
     "layoutManager",
@@ -58,7 +59,8 @@ def lint(panel: list[Source] | None = None, engine: list[Source] | None = None) 
             found |= {Finding(source.path, line, name, text) for line, name, text in rule(source)}
         if source.module in gui_free:
             found |= {Finding(source.path, line, "L11", text) for line, text in _gui(source)}
-        found |= {Finding(source.path, line, "L16", text) for line, text in lint_text.findings(source)}
+        if not source.is_script:  # a script talks to a terminal, in English as the engine does
+            found |= {Finding(source.path, line, "L16", text) for line, text in lint_text.findings(source)}
     for source in engine:
         found |= {Finding(source.path, line, "L11", text) for line, text in _slicer_in_engine(source)}
     return sorted(found)
@@ -111,8 +113,9 @@ def _calls(event: Event, collected: Collected) -> Told:
         name = kind.rpartition(".")[2]
         if call.keywords and kind.startswith(("=qt.", "=ctk.", "=slicer.q", "=vtk.", "=slicer.vtk", "m:qt.", "m:vtk.")):
             yield "R15", f"'{name}' takes no keyword arguments in PythonQt and VTK: use setters."
+        yield from _python_call(kind, call, collected)
         if kind.startswith("m:slicer.util."):
-            yield from _util_call(name, call, collected)
+            yield from _util_call(name, call)
         if kind == "m:qt.QTimer.singleShot" and len(call.args) != 2:
             yield "R14", "write 'qt.QTimer.singleShot(milliseconds, callable)'."
         if (
@@ -133,11 +136,20 @@ def _calls(event: Event, collected: Collected) -> Told:
             yield "R18", "str() of a QByteArray is its repr: write '.data().decode()'."
 
 
-def _util_call(name: str, call: ast.Call, collected: Collected) -> Told:
-    """Arguments of a function of `slicer.util`: its signature (L2), arrays (L12), paths (L14)."""
-    known = collected.inference.api.named(f"slicer.util.{name}")
-    if known and known.kind == "function" and (wrong := _misfit(known.signature, call)):
-        yield "L2", f"slicer.util.{name}{known.signature} {wrong}."
+def _python_call(kind: str, call: ast.Call, collected: Collected) -> Told:
+    """L2: a call of one of Slicer's own Python functions fits its signature."""
+    holder, _, name = kind.removeprefix("m:").rpartition(".")
+    api = collected.inference.api
+    judged = kind.startswith("m:") and name != "__init__"  # which is called through the class
+    known = (api.named(f"{holder}.{name}") or api.member(holder, name)) if judged else None
+    if known and known.kind in ("function", "method") and known.checked in ("source", "wheel slicer-core"):
+        signature = known.signature.replace("(self, ", "(").replace("(self)", "()")
+        if known.file.endswith(".py") and (wrong := _misfit(signature, call)):
+            yield "L2", f"{holder}.{name}{signature} {wrong}."
+
+
+def _util_call(name: str, call: ast.Call) -> Told:
+    """Arguments of a function of `slicer.util`: arrays (L12), paths (L14)."""
     array = next(iter(call.args[ARRAY_SINKS.get(name, 0) :]), None)
     if name in ARRAY_SINKS and array is not None and (kind := _uncast(array)):
         yield "L12", f"VTK has no image of type {kind}: cast the array before '{name}'."
@@ -172,7 +184,28 @@ def _uncast(array: ast.expr) -> str:
     return next(iter(words & UNCAST), "")
 
 
-EVENT_RULES: tuple[Callable, ...] = (_slots, _calls)
+def _threads(event: Event, collected: Collected) -> Told:
+    """R22: what runs in a thread, and all that it calls in the extension, touches neither Qt nor MRML."""
+    call = event.call
+    if event.kind != "call" or call is None:
+        return
+    if not ast.unparse(call.func).endswith("Thread") and not any(k.endswith(".Background") for k in event.types):
+        return
+    inference, seen = collected.inference, set()
+    todo = [*call.args, *(k.value for k in call.keywords)]
+    while todo:
+        part = todo.pop()
+        for node in ast.walk(part):
+            types = inference.types_at(node)
+            if any(k[0] in "@m=" and k[1:].startswith(THREAD_BOUND) for k in types) or any(map(is_outer, types)):
+                yield "R22", f"'{ast.unparse(node)}' in a thread: read and write nodes and widgets outside of it."
+                return
+            for name in {k[2:].partition("|")[0] for k in types if k.startswith("f:")} - seen:
+                seen.add(name)
+                todo += inference.functions[name][1].body
+
+
+EVENT_RULES: tuple[Callable, ...] = (_slots, _calls, _threads)
 
 
 # ---- rules on files ----

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .api import SCRIPTED
 from .sources import Source
 
 CLASS_NAMED = {"AddNewNodeByClass", "CreateNodeByClass", "GetSingletonNode", "GetFirstNodeByClass", "getNodesByClass"}
 FIRST_OF = {"sorted", "list", "tuple", "set", "reversed", "iter", "enumerate"}
+ROOTS = {"slicer", "qt", "ctk", "vtk", *SCRIPTED}
 CONTAINER = {"values", "items", "copy", "get", "pop", "append", "insert", "add", "setdefault"}
 Types = frozenset
 
@@ -320,14 +322,14 @@ class Walk:
         for alias in node.names:
             if isinstance(node, ast.Import):
                 root = alias.name.partition(".")[0]
-                if root in ("slicer", "qt", "ctk", "vtk"):
+                if root in ROOTS:
                     self.scope[alias.asname or root] = Types({f"@{alias.name if alias.asname else root}"})
                 continue
             module = node.module or ""
             if node.level:
                 parts = self.source.package.split(".")
                 module = ".".join([*parts[: len(parts) - node.level + 1], *([module] if module else [])])
-            if module.split(".")[0] in ("slicer", "qt", "ctk", "vtk"):
+            if module.split(".")[0] in ROOTS:
                 self.note("member", node, {f"@{module}"}, name=alias.name)
                 self.scope[alias.asname or alias.name] = Types(self._named(f"{module}.{alias.name}"))
             elif module in self.whole.scopes:
@@ -336,7 +338,7 @@ class Walk:
 
 def is_outer(kind: str) -> bool:
     """Whether this is an object of a class of Qt, CTK, VTK or Slicer."""
-    return kind.startswith(("qt.", "ctk.", "vtk.", "slicer."))
+    return kind.startswith(("qt.", "ctk.", "vtk.", "slicer.", *(f"{name}." for name in SCRIPTED)))
 
 
 def inside(types: Iterable[str]) -> Types:

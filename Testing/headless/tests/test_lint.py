@@ -14,7 +14,7 @@ from apilock.sources import Shell, Source
 PANEL, LOGIC = "DiffusionBackend/diffusion_panel/recover_view.py", "DiffusionBackend/diffusion_panel/logic.py"
 ENGINE = "DiffusionBackend/diffusion_backend/paths.py"
 NEEDED = (PANEL, LOGIC, "declarations.py", "notice.py")  # the other files play no part here
-PREAMBLE = "import ctk\nimport numpy as np\nimport slicer\nimport vtk\nfrom functools import partial\n"
+PREAMBLE = "import ctk, slicer, threading, vtk\nimport numpy as np\nfrom functools import partial\n"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ SEEDS = {
     ),
     "too few arguments": of_ui(
         "L2", "slicer.util.updateVolumeFromArray(node)", "slicer.util.updateVolumeFromArray(node, array)"
+    ),
+    "keyword of a module": of_ui(
+        "L2",
+        "from SampleData import SampleDataLogic as s\n    s.registerCustomSampleDataCategory(path, name=path)",
+        "from SampleData import SampleDataLogic as s\n    s.registerCustomSampleDataCategory(path, title=path)",
+    ),
+    "keyword of a method": of_ui(
+        "L2",
+        "slicer.util.VTKObservationMixin().addObserver(node, path, len, group=1, prio=2)",
+        "slicer.util.VTKObservationMixin().addObserver(node, path, len, group=1, priority=2)",
     ),
     "lambda with a default": of_ui(
         "L3",
@@ -151,6 +161,18 @@ SEEDS = {
     "bytes as text": of_ui("R18", "return str(qt.QByteArray(path))", "return qt.QByteArray(path).data().decode()"),
     "children": of_ui(
         "R19", "return ui.runForm.findChild(qt.QLabel, path)", "return slicer.util.findChild(ui.runForm, path)"
+    ),
+    "node in a thread": of_ui(
+        "R22",
+        "threading.Thread(target=lambda: slicer.util.arrayFromVolume(node).sum())",
+        "threading.Thread(target=lambda: array.sum())",
+    ),
+    "node deep in a thread": Seed(
+        "R22",
+        "def seeded_a():\n    return seeded_b()\ndef seeded_b():\n    return slicer.mrmlScene\n"
+        "def seeded_c():\n    threading.Thread(target=seeded_a)",
+        "def seeded_a():\n    return seeded_b()\ndef seeded_b():\n    return 1\n"
+        "def seeded_c():\n    threading.Thread(target=seeded_a)",
     ),
     "settings as numbers": of_ui(
         "R20", "return qt.QSettings().value('a/b', False)", "return qt.QSettings().value('a/b', 'x')"
