@@ -23,8 +23,9 @@ def scene():
         pytest.fail("Reported by VTK, Qt or a slot while the test ran:\n" + "\n".join(reports), pytrace=False)
 
 
-def pytest_sessionfinish(session, exitstatus) -> None:
-    _status.append(int(exitstatus))
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session) -> None:
+    _status.append(int(session.exitstatus))
 
 
 @pytest.hookimpl(trylast=True)
