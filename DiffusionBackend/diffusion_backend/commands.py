@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .params import nearest
+from .params import nearest, pairs
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
@@ -72,7 +73,17 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when standard input closes")
     parser.add_argument("--plan", action="store_true", help="print time and memory, then stop")
+    parser.add_argument(
+        "--once", action="store_true", help="do nothing where FOLDER holds the result of the same command and inputs"
+    )
     options.add_arguments(parser)
+
+
+def run_arguments(words: list[str]) -> argparse.Namespace:
+    """The command line of `run`, without the word itself, read."""
+    parser = argparse.ArgumentParser()
+    _run_arguments(parser)
+    return parser.parse_args(words)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -153,8 +164,6 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of --set, as JSON where they are."""
-    from .terminal import pairs
-
     return {name: _literal(text) for name, text in pairs(arguments.settings, "--set").items()}
 
 
@@ -192,22 +201,28 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _models_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "import", "verify", "remove"))
-    parser.add_argument("id", nargs="?", help="model id; for import the method, for example a11")
-    parser.add_argument("file", nargs="?", type=Path, help="for import: the published checkpoint")
+    parser.add_argument("action", choices=("list", "import", "verify", "accept", "remove"))
+    parser.add_argument("id", nargs="?", help="model id; for import the file, or the method and the file")
+    parser.add_argument("file", nargs="?", type=Path, help="for import: published checkpoint, model folder or its zip")
     parser.add_argument("--name", help="for import: id of the new model")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="for import: an option"
     )
+    parser.add_argument("--progress", default="bar", choices=("bar", "json"), help="for import: events as JSON lines")
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    return _guarded(lambda: print(_models_text(arguments)))
+    if arguments.progress == "bar":
+        return _guarded(lambda: print(_models_text(arguments, lambda event: None)))
+    from .events import JsonLines, guarded
+
+    report = JsonLines(sys.stdout, pid=os.getpid())  # a launcher may hide the process behind its own id
+    return guarded(lambda: report({"event": "result", "message": _models_text(arguments, report)}), report)
 
 
-def _models_text(arguments: argparse.Namespace) -> str:
+def _models_text(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None]) -> str:
     """What `models ACTION` prints."""
-    from . import models
+    from . import licences, models
 
     if arguments.action == "list":
         return "\n".join(_model_line(card) for card in models.list_models()) or "No models."
@@ -216,19 +231,28 @@ def _models_text(arguments: argparse.Namespace) -> str:
     if arguments.action == "verify":
         card = models.verify(arguments.id)
         return f"{card['id']}: weights match their sha256 {card['sha256']}."
+    if arguments.action == "accept":
+        card = licences.acknowledge(arguments.id)
+        return f"{card['id']}: licence acknowledged.\n{_licence(card)}"
     if arguments.action == "remove":
         models.remove(arguments.id)
         return f"{arguments.id}: removed."
-    if not arguments.file:
-        raise InputError("models import needs a method and a checkpoint file: models import a11 model.pt")
-    card = models.import_model(arguments.id, arguments.file, name=arguments.name, options=_settings(arguments))
-    return f"{card['id']}: imported, {card['parameters']} parameters.\nLicence: {card['licence']}"
+    method, file = (arguments.id, arguments.file) if arguments.file else (None, Path(arguments.id))
+    options = {"method": method, "name": arguments.name, "options": _settings(arguments)}
+    card = _module("importers").import_file(file, **options, report=report)
+    asks = f"\nAcknowledge it with 'models accept {card['id']}' before the first use." if licences.asks(card) else ""
+    return f"{card['id']}: imported, {card.get('parameters', '?')} parameters.\n{_licence(card)}{asks}"
+
+
+def _licence(card: Any) -> str:
+    attribution = card.get("attribution")
+    return f"Licence: {card['licence']}" + (f"\nAttribution: {attribution}" if attribution else "")
 
 
 def _model_line(card: Any) -> str:
     if "problem" in card:
         return f"{card['id']}: {card['problem']}"
-    return f"{card['id']}: {card['interface']}, {card['parameters']} parameters, licence {card['licence']}"
+    return f"{card['id']}: {card['interface']}, {card.get('parameters', '?')} parameters, licence {card['licence']}"
 
 
 COMMANDS: dict[str, Command] = {
@@ -241,6 +265,6 @@ COMMANDS: dict[str, Command] = {
     "convert": ("Bring a public data set to files that run takes.", _convert_arguments, _convert),
     "evaluate": ("Print a table of methods and metrics.", _evaluate_arguments, _evaluate),
     "train": ("Train the weights of a recipe.", _train_arguments, _train),
-    "models": ("List, import, verify or remove models.", _models_arguments, _models),
+    "models": ("List, import, verify or remove models; acknowledge a licence.", _models_arguments, _models),
     "demo": ("Run the main job and show the result.", _demo_arguments, _demo),
 }

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, paths
+from . import bundles, models
+from .bundles import Report, progress
 from .errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import torch
 
 State = Mapping[str, "torch.Tensor"]
+FIRST = 3  # layers that a sentence names
 WRAPPERS = ("state_dict", "model", "ema", "model_state_dict")  # dictionaries that checkpoints are often wrapped in
 DUDODP_LICENCE = (
     "No licence file in the authors' repository (DeepXuan/DuDoDp-MAR): all rights reserved. Use it as the authors "
@@ -25,37 +28,86 @@ DUDODP_LICENCE = (
 )
 
 
+def import_file(
+    path: Path,
+    *,
+    method: str | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    report: Report = lambda event: None,
+) -> dict[str, Any]:
+    """Import a bundle (a folder, a zip file, or the card in a folder) or a published checkpoint; returns its card.
+
+    method: whose checkpoint it is (default: the one that it fits). See `import_model` for the rest. report: told
+    the stage and how far it is. Raises InputError, ModelError, DiskError."""
+    if name is not None and not models.is_id(name):
+        raise InputError(f"The model name '{name}' must consist of letters, digits, '.', '-' and '_'.")
+    if not path.exists():
+        raise InputError(f"There is no file '{path}'.", "Give the path of the checkpoint that you have.")
+    if method is None and bundles.is_bundle(path):
+        return bundles.import_bundle(path, name, report)
+    if path.is_dir():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) or "nothing"
+        needed = f"the files {models.CARD} and {models.WEIGHTS} are needed"
+        raise ModelError(f"The folder '{path}' is no model: it holds {found}, but {needed}.")
+    return import_model(method, path, name=name, options=options, report=report)
+
+
 def import_model(
-    method: str, file: Path | str, *, name: str | None = None, options: Mapping[str, Any] | None = None
+    method: str | None,
+    file: Path,
+    *,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    report: Report = lambda event: None,
 ) -> dict[str, Any]:
     """Import the checkpoint `file` for `method`; returns the card, whose "licence" is to be shown to the user.
 
-    name: id of the new model (default: the importer's). options: what the tensor shapes can't tell (see the importer).
-    Raises InputError for an unknown method, option or missing file, ModelError with a list where the file doesn't
+    method: None takes the first that the file fits. name: id of the new model, which replaces the user's one of that
+    name (default: the importer's, numbered where that is taken). options: what the tensor shapes can't tell (see the
+    importer). Raises InputError for an unknown method, option or missing file, ModelError where the file doesn't
     fit."""
-    if method not in IMPORTERS:
+    if method is not None and method not in IMPORTERS:
         raise InputError(f"There is no import for '{method}'; known: {', '.join(sorted(IMPORTERS))}.")
     if name is not None and not models.is_id(name):
         raise InputError(f"The model name '{name}' must consist of letters, digits, '.', '-' and '_'.")
-    state = read_checkpoint(Path(file))
-    try:
-        card, module = IMPORTERS[method](state, dict(options or {}))
-    except ValueError as error:
-        raise ModelError(f"The checkpoint '{file}' can't be imported for {method}: {error}") from None
-    problems = models.misfits(module, state)
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:50])
-        more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
-        raise ModelError(
-            f"The checkpoint '{file}' doesn't fit the network of {method}; {len(problems)} tensors differ:\n"
-            f"{listed}{more}"
-        )
-    folder = paths.user_models() / (name or card["id"])
+    report(progress("reading"))
+    state = read_checkpoint(file)
+    card = _fitting_card(method, file, state, dict(options or {}))
+    card["source_file"], card["source_sha256"] = file.name, models.sha256(file)
+    folder = bundles.place(name, card, "source_sha256")
+    report(progress("writing"))
     return models.read_card(
-        models.save_bundle(
-            folder, {**card, "id": folder.name, "source_file": Path(file).name}, {"denoiser": state}, dtype=None
-        )
+        models.save_bundle(folder, {**card, "id": folder.name}, {"denoiser": state}, dtype=None)
     )
+
+
+def _fitting_card(method: str | None, file: Path, state: State, options: dict[str, Any]) -> dict[str, Any]:
+    """The card for a checkpoint; ModelError with layers that are expected and found where no importer takes it."""
+    sentences = []
+    for name in [method] if method else sorted(IMPORTERS):
+        try:
+            card, module = IMPORTERS[name](state, options)
+        except ValueError as error:
+            sentences.append(f"The checkpoint '{file}' can't be imported for {name}: {error} {_layers(name, state)}")
+            continue
+        problems = models.misfits(module, state)
+        if not problems:
+            return card
+        sentences.append(
+            f"The checkpoint '{file}' doesn't fit the network of {name}; {len(problems)} tensors differ, such as "
+            f"{'; '.join(problems[:FIRST])}."
+        )
+    raise ModelError(" ".join(sentences), "Choose the file that the authors have published for this method.")
+
+
+def _layers(method: str, state: State) -> str:
+    """The first layers of the published network and of the file, with their shapes."""
+    expected, found = (
+        ", ".join(f"'{key}' {tuple(value.shape)}" for key, value in islice(tensors.items(), FIRST))
+        for tensors in (PUBLISHED[method](), state)
+    )
+    return f"Expected are layers such as {expected}; found are {found}."
 
 
 def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
@@ -133,4 +185,15 @@ def _count(options: Mapping[str, Any], key: str, usual: int) -> int:
     return value
 
 
+def _published_dudodp() -> State:
+    """The layers of the published network, without numbers."""
+    import torch
+
+    from .networks.dudodp import DuDoDpConfig, DuDoDpNet
+
+    with torch.device("meta"):
+        return DuDoDpNet(DuDoDpConfig()).state_dict()
+
+
 IMPORTERS: dict[str, Callable[[State, dict[str, Any]], tuple[dict[str, Any], torch.nn.Module]]] = {"a11": _dudodp}
+PUBLISHED: dict[str, Callable[[], State]] = {"a11": _published_dudodp}

@@ -15,14 +15,15 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import paths
 from .errors import ModelError
+from .io.folders import temporary
 from .method import INTERFACES
 
 if TYPE_CHECKING:
@@ -69,33 +70,39 @@ def save_bundle(
     for part, state in parts.items():
         for key, value in state.items():
             tensors[f"{part}/{key}"] = _stored(f"{part}/{key}", value, wanted)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with placed(folder) as fresh:
         save_file(tensors, fresh / WEIGHTS)
         full = {
             "schema": SCHEMA,
             "id": folder.name,
             **card,
             "parts": sorted(parts),
-            "sha256": _sha256(fresh / WEIGHTS),
+            "sha256": sha256(fresh / WEIGHTS),
             "parameters": sum(t.numel() for t in tensors.values()),
         }
-        (fresh / CARD).write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name in (CARD, WEIGHTS):
-            (fresh / name).chmod(0o644)
-        fresh.chmod(0o755)
-        if folder.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            os.replace(folder, retired / "old")
-            os.replace(fresh, folder)
-            shutil.rmtree(retired)
-        else:
-            os.replace(fresh, folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+        write_card(fresh, full)
     return folder
+
+
+@contextmanager
+def placed(folder: Path) -> Iterator[Path]:
+    """A folder to fill with a bundle, which becomes `folder` in one step when the block ends without an error.
+
+    The next one that is placed beside it removes what a killed process has left."""
+    with temporary(folder.parent, ".bundle-") as work:
+        fresh = work / "new"
+        fresh.mkdir()
+        yield fresh
+        if folder.exists():
+            os.replace(folder, work / "old")
+        os.replace(fresh, folder)
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write the card of a bundle."""
+    (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def _stored(key: str, value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -109,9 +116,13 @@ def _stored(key: str, value: torch.Tensor, dtype: torch.dtype | None) -> torch.T
 
 
 def load_bundle(model: str | Path) -> Bundle:
-    """Read and verify the bundle with this id, or in this folder. ModelError where it is missing or damaged."""
+    """Read and verify the bundle with this id, or in this folder. ModelError where it is missing or damaged, or its
+    licence asks and wasn't acknowledged."""
+    from . import licences
+
     folder = find(model)
     card = read_card(folder)
+    licences.require(card)
     return Bundle(folder, card, _read_parts(folder, card))
 
 
@@ -140,22 +151,31 @@ def find(model: str | Path) -> Path:
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a bundle folder, checked for schema and required fields."""
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"The model card '{folder / CARD}' can't be read ({error}).", REINSTALL) from None
+    return parse_card(text, str(folder / CARD))
+
+
+def parse_card(text: str, where: str) -> dict[str, Any]:
+    """The content of a card, checked for schema and required fields; `where` names it in sentences."""
+    try:
+        card = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"The model card '{where}' can't be read ({error}).", REINSTALL) from None
     if not isinstance(card, dict) or card.get("schema") != SCHEMA:
         found = card.get("schema") if isinstance(card, dict) else type(card).__name__
         raise ModelError(
-            f"The model card '{folder / CARD}' has schema {found!r}, but this version reads {SCHEMA}.",
+            f"The model card '{where}' has schema {found!r}, but this version reads {SCHEMA}.",
             "Update the software or install the model again.",
         )
     missing = [field for field in REQUIRED_FIELDS if field not in card]
     if missing:
-        raise ModelError(f"The model card '{folder / CARD}' lacks {', '.join(missing)}.", REINSTALL)
+        raise ModelError(f"The model card '{where}' lacks {', '.join(missing)}.", REINSTALL)
     if card["interface"] not in INTERFACES:
         raise ModelError(
-            f"The model card '{folder / CARD}' names the unknown interface '{card['interface']}'; "
-            f"known: {', '.join(INTERFACES)}.",
+            f"The model card '{where}' names the unknown interface '{card['interface']}'; known: "
+            f"{', '.join(INTERFACES)}.",
             REINSTALL,
         )
     return card
@@ -184,7 +204,7 @@ def verify(model: str | Path) -> dict[str, Any]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise ModelError(f"The model '{card['id']}' in '{folder}' has no file {WEIGHTS}.", REINSTALL)
-    found = _sha256(weights)
+    found = sha256(weights)
     if found != card["sha256"]:
         raise ModelError(
             f"The weights of the model '{card['id']}' in '{folder}' are damaged: their sha256 begins with "
@@ -205,8 +225,9 @@ def list_models() -> list[dict[str, Any]]:
             try:
                 card = read_card(folder)
             except ModelError as error:
-                card = {"id": folder.name, "problem": str(error)}
-            found.setdefault(card["id"], {**card, "folder": str(folder), "removable": removable})
+                card = {"problem": str(error)}
+            described = {**card, "id": folder.name, "folder": str(folder), "removable": removable}
+            found.setdefault(folder.name, described)
     return [found[key] for key in sorted(found)]
 
 
@@ -222,7 +243,8 @@ def remove(model: str) -> Path:
     return folder
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The digest of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -278,7 +300,7 @@ def import_model(
     """Import a published checkpoint into the user's folder; returns its card (see `importers.import_model`)."""
     from . import importers
 
-    return importers.import_model(method, file, name=name, options=options)
+    return importers.import_model(method, Path(file), name=name, options=options)
 
 
 def load_denoiser(model: str | Path, device: str = "cpu") -> Denoiser:

@@ -1,4 +1,4 @@
-"""What is known of an input, and the checks that need nothing else.
+"""What is known of an input, the checks that need nothing else, and which licences ask before first use.
 
 Panel and engine share this file, so that both come to the same verdict with the same sentence. It imports the
 standard library and numpy alone. `facts` are plain JSON values (sizes, units, spacing, value range); a check is a
@@ -7,6 +7,7 @@ plain dict {"name", "input", "pixels", "limits"} as in `Resources/methods.json`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,18 @@ import numpy as np
 
 Facts = Mapping[str, Any]
 GRID_TOLERANCE = 0.1  # of a voxel: grids that lie closer count as the same
+PERMISSIVE = {"0BSD", "APACHE-2.0", "BSD-2-CLAUSE", "BSD-3-CLAUSE", "BSL-1.0", "CC0", "CC0-1.0", "CC-BY-3.0",
+              "CC-BY-4.0", "ISC", "MIT", "MIT-0", "PDDL-1.0", "UNLICENSE", "ZLIB"}  # fmt: skip
+
+
+def asks(card: Facts) -> bool:
+    """Whether the licence on a model's card must be acknowledged: all but the permissive ones, by their SPDX names."""
+    return "-".join(str(card.get("licence", "")).upper().replace("-", " ").split()) not in PERMISSIVE
+
+
+def acknowledgement_key(card: Facts) -> str:
+    """What an acknowledgement is stored under in `acknowledged.json`: other weights or another licence ask again."""
+    return hashlib.sha256(f"{card.get('sha256')}\n{card.get('licence')}".encode()).hexdigest()
 
 
 def verdict(check: Facts, known: Mapping[str, Facts], parameters: Facts) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import __version__
+from . import __version__, licences
 from .checks import facts
 from .data import Grid, Item
 from .run import Run
@@ -85,7 +85,9 @@ def domain(cards: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Item]) -
 
 
 def _model(card: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: card.get(key, "") for key in ("id", "sha256", "licence", "attribution")}
+    """What names a model; with the time when its licence was acknowledged, where it asks for that."""
+    named = {key: card.get(key, "") for key in ("id", "sha256", "licence", "attribution")}
+    return named | ({"acknowledged": licences.acknowledged(card)} if licences.asks(card) else {})
 
 
 def _input(item: Item) -> dict[str, Any]:

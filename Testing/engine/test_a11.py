@@ -10,7 +10,7 @@ import torch
 from conftest import GOLDEN, golden_files
 from published_a11 import Archive, run_published
 
-from diffusion_backend import models
+from diffusion_backend import licences, models
 from diffusion_backend.methods.a11_dudodp import hu_prior
 
 TOLERANCE, MASK_TOLERANCE = 2e-5, 1e-6
@@ -24,6 +24,7 @@ def imported_denoiser(archive: Archive, store):
     torch.save(state, store / "golden.pt")
     options = {"head_width": config["num_head_channels"], "diffusion_steps": config["diffusion_steps"]}
     models.import_model("a11", store / "golden.pt", name="golden", options=options)
+    licences.acknowledge("golden")
     return models.load_denoiser("golden")
 
 

@@ -11,7 +11,7 @@ import torch
 from conftest import golden_files
 from safetensors.torch import save_file
 
-from diffusion_backend import models
+from diffusion_backend import licences, models
 from diffusion_backend.diffusion.denoiser import EDM
 from diffusion_backend.diffusion.schedules import linear_vp
 from diffusion_backend.errors import InputError, ModelError
@@ -66,9 +66,9 @@ def test_bundle_round_trip_is_exact(store):
 
 def test_users_model_hides_the_bundled_one_and_can_be_removed(store):
     bundled(store)
-    models.save_bundle(store / "own mödels" / "ct-test", card(licence="mine"), {"denoiser": unet(1).state_dict()})
-    assert [(c["licence"], c["removable"]) for c in models.list_models()] == [("mine", True)]
-    assert models.load_bundle("ct-test").card["licence"] == "mine"
+    models.save_bundle(store / "own mödels" / "ct-test", card(licence="CC0-1.0"), {"denoiser": unet(1).state_dict()})
+    assert [(c["licence"], c["removable"]) for c in models.list_models()] == [("CC0-1.0", True)]
+    assert models.load_bundle("ct-test").card["licence"] == "CC0-1.0"
     models.remove("ct-test")
     assert models.load_bundle("ct-test").card["licence"] == "CC0"
     with pytest.raises(ModelError, match="can't be removed"):
@@ -176,6 +176,7 @@ def test_import_keeps_weights_and_answers_as_the_network(store):
     torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, store / "mödel 1.pt")
     found = models.import_model("a11", store / "mödel 1.pt")
     assert "no licence file" in found["licence"].lower() and found["source_file"] == "mödel 1.pt"
+    licences.acknowledge("a11-published")
     denoise, scale = models.load_denoiser("a11-published"), 1000 / 0.384
     x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     t, schedule = 300, linear_vp()
@@ -192,6 +193,7 @@ def test_import_keeps_weights_and_answers_as_the_network(store):
 def test_import_of_safetensors_under_a_name(store):
     save_file({k: v.contiguous() for k, v in dudodp(variance=False).state_dict().items()}, store / "ema.safetensors")
     models.import_model("a11", store / "ema.safetensors", name="a11-ema")
+    licences.acknowledge("a11-ema")
     assert models.load_bundle("a11-ema").card["network"]["variance"] is False
 
 
@@ -286,6 +288,7 @@ def imported(archive, config, store):
     torch.save(state, store / "golden.pt")
     options = {"head_width": config["num_head_channels"], "diffusion_steps": config["diffusion_steps"]}
     models.import_model("a11", store / "golden.pt", name="golden", options=options)
+    licences.acknowledge("golden")
     return models.load_denoiser("golden")
 
 
