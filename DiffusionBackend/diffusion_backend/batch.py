@@ -1,144 +1,236 @@
-"""Many studies: one row of a CSV is one run in a process of its own, resumable, several at once or on an existing
-Dask cluster."""
+"""Many studies: each is one run, several at once in warm processes, or on an existing Dask cluster. What is done is
+never done again, whatever ended the batch; `summary.csv` has one row for each study at any time."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import json
 import os
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import methods
-from .errors import Cancelled, InputError
-from .events import Bar, Stop, guarded
-from .io.folders import write_text
+from . import __version__, children, methods, studies
+from .commands import run_arguments
+from .done import finished, request_key
+from .errors import Cancelled, EngineError, InputError
+from .events import JsonLines, Report, Stop, duration, guarded
+from .io.folders import locked, write_text
+from .params import pairs, validate
 
-COLUMNS = ("id", "status", "exit_code", "seconds", "message", "domain", "rmse", "mae", "bias", "psnr_db", "ssim")
-KEY = "batch.json"
+Row = dict[str, Any]
+METRICS = ("rmse", "mae", "bias", "psnr_db", "ssim")
+COLUMNS = ("id", "status", "exit_code", "seconds", "message", "domain", *METRICS)
+LOCK = ".batch.lock"
 POLL_SECONDS = 0.2
+LAST_SECONDS = 15.0  # how long studies may take to end when the batch is stopped
+_stopped: set[str] = set()  # batches that were stopped, in this process: the runner or a worker of a cluster
 
 
 def main(arguments: argparse.Namespace) -> int:
     """The command `batch`. Exit code 0 when every study is done, else that of the first that failed."""
-    report, stop = Bar(sys.stdout), Stop()
+    report, stop = (JsonLines(sys.stdout) if arguments.progress == "json" else tell), Stop()
     stop.on_signals()
+    if arguments.parent_pipe:
+        stop.on_end_of(sys.stdin)
     codes: list[int] = []
-    code = guarded(lambda: codes.extend(run_list(arguments, lambda text: print(text, flush=True), stop)), report)
+    code = guarded(lambda: codes.extend(run_list(arguments, report, stop)), report)
     return code or next((c for c in codes if c), 0)
 
 
-def run_list(arguments: argparse.Namespace, say: Callable[[str], None], stop: Callable[[], bool]) -> list[int]:
-    """Run every row that isn't done; writes `summary.csv` after each. Returns the exit codes in the order of the
-    list."""
-    rows = read_list(arguments.list, arguments.method)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    commands = {row["id"]: command(row, arguments) for row in rows}
-    done: dict[str, dict[str, Any]] = {}
-    for study, outcome in _outcomes(commands, arguments, stop):
-        done[study] = outcome
-        say(f"{len(done)}/{len(rows)} {study}: {outcome['status']}. {outcome['message']}".rstrip())
-        write_summary(arguments.output / "summary.csv", [done[r["id"]] for r in rows if r["id"] in done])
+def tell(event: Row) -> None:
+    """An event in words, for a person; progress inside a study is left out."""
+    kind, study = event["event"], event.get("study", "")
+    if kind == "study":
+        left = "" if event["eta_s"] is None else f" About {duration(event['eta_s'])} left."
+        word = "done already" if event["already"] else event["status"]
+        text = f"{event['done']}/{event['studies']} {study}: {word}. {event['message']}".rstrip() + left
+    elif kind == "warning":
+        text = f"{study}: Warning: {event['message']}"
+    elif kind in ("error", "result") and not study:
+        text = " ".join(t for t in (event["message"], event.get("remedy", "")) if t)
+    else:
+        return
+    print(text, flush=True)
+
+
+def run_list(a: argparse.Namespace, report: Report, stop: Callable[[], bool]) -> list[int]:
+    """Run every study that isn't done. Returns the exit codes in the order of the list. Raises InputError before
+    anything runs, and Cancelled when `stop` said so: finished studies stay."""
+    if not a.method:
+        raise InputError("No method is given. Name one with --method.")
+    if getattr(a, "told_method", a.method) != a.method:
+        raise InputError(f"The parameters are those of the method {a.told_method}, but {a.method} is asked for.")
+    given = studies.read(a.list, a.method, a.output)
+    validate(methods.load(a.method).METHOD.parameters, pairs(a.settings, "--set"))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(a.output.absolute() / LOCK, lambda: True))
+        except Cancelled:
+            raise InputError(f"Another batch works in '{a.output}'. Wait for its end, or end it.") from None
+        rows = _run_all(given, a, report, stop)
     if stop():
         raise Cancelled("The batch was stopped; finished studies stay, the same command goes on from there.")
-    return [done[row["id"]]["exit_code"] for row in rows]
+    message = f"{sum(r['status'] == 'done' for r in rows)} of {len(rows)} studies are done: {a.output}"
+    report({"event": "result", "folder": str(a.output), "message": message})
+    return [row["exit_code"] for row in rows]
 
 
-def read_list(path: Path, method_id: str) -> list[dict[str, str]]:
-    """The rows of the list; paths are relative to the list's folder. Raises InputError for a wrong column or id."""
-    names = [i.name for i in methods.load(method_id).METHOD.inputs]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns, rows = list(reader.fieldnames or ()), [dict(row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The list '{path}' can't be read as CSV ({error}).") from None
-    wrong = [c for c in columns if c not in ("id", "reference", *names)]
-    if "id" not in columns or wrong or not rows:
-        found = ", ".join(columns) or "none"
-        raise InputError(
-            f"The list '{path.name}' has the columns {found}; needed are id and inputs of {method_id}: "
-            f"{', '.join(names)}."
-        )
-    ids = [row["id"] or "" for row in rows]
-    for study in ids:
-        if not re.fullmatch(r"[\w][\w .-]*", study) or ids.count(study) > 1:
-            raise InputError(
-                f"The id '{study}' in '{path.name}' is empty, repeated or no name for a folder (letters, "
-                "digits, space . - _)."
-            )
-    texts = {i.name for i in methods.load(method_id).METHOD.inputs if i.kind == "text"}
-    base = path.absolute().parent
-    return [{k: v if k == "id" or k in texts else str(base / v) for k, v in row.items() if v} for row in rows]
+def _run_all(given: list[dict[str, str]], a: argparse.Namespace, report: Report, stop: Callable[[], bool]) -> list[Row]:
+    """The rows of the summary, in the order of the list; the file is renewed with every study that ends."""
+    rows: dict[str, Row] = {study["id"]: {"id": study["id"], "status": "waiting"} for study in given}
+    summary = a.output / studies.SUMMARY
+    count = Countdown(len(given), report)
+    todo = []
+    for study in given:
+        words = command(study, a)
+        row = done_row(words)
+        if row:
+            rows[study["id"]] = row
+            count.ended(row, already=True)
+        else:
+            todo.append((study["id"], words))
+    write_summary(summary, list(rows.values()))
+    for study, row in outcomes(todo, a, report, stop) if todo else ():
+        rows[study] = row
+        write_summary(summary, list(rows.values()))
+        count.ended(row)
+    return list(rows.values())
 
 
-def command(row: Mapping[str, str], a: argparse.Namespace) -> list[str]:
-    """The `run` command of one study."""
-    line = [
-        sys.executable,
-        "-m",
-        __package__ or "diffusion_backend",
-        "run",
-        a.method,
-        "--output",
-        str(a.output.absolute() / row["id"]),
-    ]
-    for name, value in row.items():
+class Countdown:
+    """Tells of each study that has ended, and how long the rest will take."""
+
+    def __init__(self, studies: int, report: Report) -> None:
+        self.studies, self.report = studies, report
+        self.done = self.computed = 0
+        self.start = time.perf_counter()
+
+    def ended(self, row: Row, already: bool = False) -> None:
+        if row["status"] == "waiting":
+            return
+        self.done += 1
+        self.computed += not already
+        left = self.studies - self.done
+        eta = (time.perf_counter() - self.start) / self.computed * left if self.computed and left else None
+        told = {"status": row["status"], "exit_code": row["exit_code"], "message": row["message"], "already": already}
+        count = {"done": self.done, "studies": self.studies, "eta_s": eta}
+        self.report({"event": "study", "study": row["id"]} | told | count)
+
+
+def command(study: dict[str, str], a: argparse.Namespace) -> list[str]:
+    """The words of the command `run` for one study."""
+    words = [a.method, "--output", str(a.output.absolute() / study["id"]), "--once", "--progress", "json"]
+    common = {"reference": str(a.reference.absolute())} if a.reference else {}
+    for name, value in (common | study).items():
         if name == "reference":
-            line += ["--reference", value]
+            words += ["--reference", value]
         elif name != "id":
-            line += ["--input", f"{name}={value}"]
-    line += [
-        "--samples",
-        str(a.samples),
-        "--seed",
-        str(a.seed),
-        "--device",
-        a.device,
-        "--preset",
-        a.preset,
-        "--format",
-        a.format,
-    ]
-    threads = a.threads or max(1, (os.cpu_count() or 1) // max(a.jobs, 1))
-    line += ["--threads", str(threads), "--progress", "json"]
-    line += ["--batch", str(a.batch)] if a.batch else []
+            words += ["--input", f"{name}={value}"]
+    for option in ("samples", "seed", "device", "preset", "format", "threads", "batch"):
+        if getattr(a, option) is not None:
+            words += [f"--{option}", str(getattr(a, option))]
     for option, values in (("--set", a.settings), ("--model", a.model)):
-        for value in values:
-            line += [option, value]
-    return line
+        words += [word for value in values for word in (option, value)]
+    return words
 
 
-def run_study(line: list[str], stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Run one study unless its folder already holds the result of the same command; returns its row of the summary."""
-    folder = Path(line[line.index("--output") + 1])
-    key = hashlib.sha256(json.dumps(line[1:]).encode()).hexdigest()
-    if _same_command(folder, key):
-        return _row(folder, "already done", 0, 0.0, "")
-    start = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    lines = _lines_until_end(process, stop)
-    seconds = time.perf_counter() - start
-    if process.returncode == 0:
-        write_text(folder / KEY, json.dumps({"command_sha256": key}))
-        return _row(folder, "done", 0, seconds, "")
-    message = next(
-        (e["message"] for e in reversed(lines) if e.get("event") == "error"), "The process ended without a message."
-    )
-    status = "cancelled" if process.returncode == Cancelled.exit_code else "failed"
-    return _row(folder, status, process.returncode, seconds, message)
+def run_study(words: list[str], batch: str, version: str, slots: int, hear: Report = lambda event: None) -> Row:
+    """Run one study, here or on a worker of a cluster; returns its row of the summary.
+
+    slots : studies at once on this computer. version : of the package where the batch was started."""
+    study = Path(words[words.index("--output") + 1]).name
+    if version != __version__:
+        return failed(study, f"The worker has version {__version__}, the batch {version}. Install the same on both.")
+    if batch in _stopped:
+        return {"id": study, "status": "waiting"}
+    start, last = time.perf_counter(), {}
+
+    def listen(event: Row) -> None:
+        last.update(event if event["event"] == "error" else {})
+        hear(event | {"study": study})
+
+    with children.child(max(1, _processors() // max(slots, 1))) as child:
+        code = child.run(words, listen, lambda: batch in _stopped)
+    row = done_row(words) if code == 0 else None
+    if row:
+        return row
+    status = "cancelled" if code == Cancelled.exit_code else "failed"
+    message = " ".join(last.get(k, "") for k in ("message", "remedy")).strip()
+    return failed(study, message, code or 1, status) | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
+def halt(batch: str) -> None:
+    """Stop the studies of a batch in this process, those that run and those that wait."""
+    _stopped.add(batch)
+
+
+def outcomes(
+    todo: list[tuple[str, list[str]]], a: argparse.Namespace, report: Report, stop: Callable[[], bool]
+) -> Iterator[tuple[str, Row]]:
+    """(id, row) in the order in which studies end; a stop ends those that run within seconds."""
+    batch, halted = uuid.uuid4().hex, 0.0
+    with _place(a, batch, report) as (submit, halt_all):
+        futures = {submit(words, batch, __version__): study for study, words in todo}
+        pending = set(futures)
+        while pending and not (halted and time.monotonic() - halted > LAST_SECONDS):
+            ended, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+            yield from ((futures[one], _outcome(futures[one], one)) for one in ended)
+            if stop() and not halted:
+                halted = time.monotonic()
+                halt_all()
+
+
+@contextmanager
+def _place(a: argparse.Namespace, batch: str, report: Report) -> Iterator[tuple[Callable[..., Future], Callable]]:
+    """Where studies run: a function that starts one, and one that stops all."""
+    if a.scheduler:
+        from .cluster import connected
+
+        with connected(a.scheduler, batch) as place:
+            yield place
+        return
+    jobs = max(a.jobs, 1)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            yield lambda *study: pool.submit(run_study, *study, jobs, report), lambda: halt(batch)
+        finally:
+            halt(batch)  # a second Ctrl-C
+
+
+def _outcome(study: str, future: Future) -> Row:
+    try:
+        return future.result()
+    except CancelledError:
+        return failed(study, "The cluster's scheduler was lost. Run the same command again when it is back.")
+    except EngineError as error:
+        return failed(study, str(error), error.exit_code)
+    except Exception as error:  # of the cluster: its own kinds, which may not be importable here
+        return failed(study, f"The study couldn't be run ({type(error).__name__}: {error}).")
+
+
+def failed(study: str, message: str, code: int = 1, status: str = "failed") -> Row:
+    """The row of a study without result."""
+    return {"id": study, "status": status, "exit_code": code, "seconds": 0.0, "message": message}
+
+
+def done_row(words: list[str]) -> Row | None:
+    """The row of a study whose folder holds the result of these words; None where it doesn't."""
+    arguments = run_arguments(words)
+    folder: Path = arguments.output
+    record = finished(folder, request_key(arguments))
+    if record is None:
+        return None
+    row = {"id": folder.name, "status": "done", "exit_code": 0, "message": "", "domain": record["domain"]}
+    return row | {"seconds": round(record["timings"]["total"], 1)} | _metrics(folder, record)
+
+
+def write_summary(path: Path, rows: list[Row]) -> None:
     """One line a study."""
     lines = [",".join(COLUMNS)]
     for row in rows:
@@ -147,80 +239,16 @@ def write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _outcomes(
-    commands: Mapping[str, list[str]], a: argparse.Namespace, stop: Callable[[], bool]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(id, row) in the order in which studies end."""
-    if a.scheduler:
-        yield from _on_cluster(commands, a.scheduler)
-        return
-    with ThreadPoolExecutor(max(a.jobs, 1)) as pool:
-        futures = {pool.submit(run_study, line, stop): study for study, line in commands.items()}
-        for future in as_completed(futures):
-            if stop():
-                pool.shutdown(cancel_futures=True)
-                return
-            yield futures[future], future.result()
+def _metrics(folder: Path, record: Row) -> Row:
+    """Those of the first output, over all slices."""
+    if "metrics" not in record["outputs"]:
+        return {}
+    first = next(iter(record["outputs"]))
+    with (folder / record["outputs"]["metrics"]["file"]).open(newline="", encoding="utf-8") as stream:
+        overall = next((r for r in csv.DictReader(stream) if r["image"] == first and r["slice"] == "all"), {})
+    return {name: overall.get(name, "") for name in METRICS}
 
 
-def _on_cluster(commands: Mapping[str, list[str]], scheduler: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from dask.distributed import Client
-        from dask.distributed import as_completed as finished
-    except ImportError:
-        raise InputError(
-            "--scheduler needs the package dask[distributed]. Install it or leave the option out."
-        ) from None
-    with Client(scheduler) as client:
-        futures = {client.submit(run_study, line, pure=False): study for study, line in commands.items()}
-        for future in finished(list(futures)):
-            yield futures[future], future.result()
-
-
-def _lines_until_end(process: subprocess.Popen[str], stop: Callable[[], bool]) -> list[dict[str, Any]]:
-    """The events of a process; the process is asked to end when `stop` says so."""
-    from threading import Thread
-
-    lines: list[dict[str, Any]] = []
-
-    def read() -> None:
-        for text in process.stdout or ():
-            if '"event": "error"' in text:
-                lines.append(json.loads(text))
-
-    reader = Thread(target=read, daemon=True)
-    reader.start()
-    while process.poll() is None:
-        if stop():
-            process.terminate()
-        time.sleep(POLL_SECONDS)
-    reader.join()
-    return lines
-
-
-def _same_command(folder: Path, key: str) -> bool:
-    try:
-        return json.loads((folder / KEY).read_text())["command_sha256"] == key and (folder / "result.json").exists()
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _row(folder: Path, status: str, code: int, seconds: float, message: str) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": folder.name,
-        "status": status,
-        "exit_code": code,
-        "seconds": round(seconds, 1),
-        "message": message,
-    }
-    if code:
-        return row
-    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    row["domain"] = record["domain"]
-    metrics = folder / "metrics.csv"
-    if metrics.exists():
-        first = next(iter(record["outputs"]))
-        with metrics.open(newline="", encoding="utf-8") as stream:
-            overall = next((r for r in csv.DictReader(stream) if r["image"] == first and r["slice"] == "all"), {})
-        row |= {k: overall.get(k, "") for k in ("rmse", "mae", "bias", "psnr_db", "ssim")}
-    return row
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -98,13 +98,19 @@ def _batch_arguments(parser: argparse.ArgumentParser) -> None:
     from . import options
 
     parser.add_argument(
-        "list", type=Path, metavar="LIST.csv", help="columns id and input names, one row a study; reference for metrics"
+        "list",
+        type=Path,
+        metavar="LIST",
+        help="a CSV with the columns id and input names (reference for metrics), one row a study; a folder with "
+        "volumes or DICOM series; or one file",
     )
-    parser.add_argument("--method", required=True)
+    parser.add_argument("--method", help="id of the method; may come from --parameters")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--jobs", type=int, default=1, help="studies at once")
-    parser.add_argument("--scheduler", metavar="tcp://…", help="an existing Dask cluster")
+    parser.add_argument("--jobs", type=int, default=1, help="studies at once on this computer")
+    parser.add_argument("--scheduler", metavar="tcp://…", help="an existing Dask cluster that sees the same folders")
+    parser.add_argument("--parent-pipe", action="store_true", help="stop when standard input closes")
     options.add_arguments(parser)
+    options.add_parameters_file(parser)
 
 
 def _batch(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from .errors import Cancelled, EngineError, InputError, MemoryExhausted
 
+Report = Callable[[dict[str, Any]], None]
 BAR = 24
 
 

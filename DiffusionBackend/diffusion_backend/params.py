@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -50,7 +51,7 @@ class Parameter:
         return {"type": self.type} | {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     def _refuse(self, value: Any, needed: str) -> InputError:
-        return InputError(f"Parameter '{self.name}' is {value!r}, but {needed}.")
+        return InputError(f"Parameter '{self.name}' is {reprlib.repr(value)}, but {needed}.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Real(Parameter):
         needed = f"it must be a number from {self.low:g} to {self.high:g}{' ' + self.unit if self.unit else ''}"
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise self._refuse(value, needed) from None
         if isinstance(value, bool) or not self.low <= number <= self.high:
             raise self._refuse(value, needed)
@@ -92,7 +93,7 @@ class Integer(Parameter):
         needed = f"it must be a whole number from {self.low} to {self.high}{' ' + self.unit if self.unit else ''}"
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise self._refuse(value, needed) from None
         if isinstance(value, bool) or not number.is_integer() or not self.low <= number <= self.high:
             raise self._refuse(value, needed)
@@ -190,3 +191,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
+    """`NAME=VALUE` options as a dict; of two with one name the later counts."""
+    result = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{option} needs NAME=VALUE, but got '{text}'.")
+        result[name] = value
+    return result

@@ -12,14 +12,16 @@ from typing import Any
 
 from . import methods
 from .data import Grid, Item, Segmentation, Text
+from .done import finished, request_key
 from .errors import InputError
 from .events import Stop, choose, duration, guarded
 from .execute import Request
 from .io import images
-from .io.folders import move_files, temporary, write_text
+from .io.folders import locked, move_files, temporary, write_text
 from .io.projections import read_projections, write_projections
 from .job import read_job, read_result, run_job, write_job
 from .method import Input
+from .params import pairs
 from .report import write_preview
 
 
@@ -29,12 +31,27 @@ def run(arguments: argparse.Namespace) -> int:
     stop.on_signals()
     if arguments.parent_pipe:
         stop.on_end_of(sys.stdin)
-    return guarded(lambda: convert(arguments, report, stop), report)
+    return guarded(lambda: start(arguments, report, stop), report)
 
 
-def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
+def start(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool]) -> None:
+    """Run; with --once only where the folder lacks the result, and one process at a time."""
+    if not arguments.once:
+        return convert(arguments, report, stop)
+    output: Path = arguments.output.absolute()
+    with locked(output.with_name(f".{output.name}.lock"), stop):
+        key = request_key(arguments)
+        if finished(output, key):
+            report({"event": "result", "folder": str(output), "message": f"Done already: {output}"})
+        else:
+            convert(arguments, report, stop, key)
+
+
+def convert(
+    arguments: argparse.Namespace, report: Callable[[dict[str, Any]], None], stop: Callable[[], bool], key: str = ""
+) -> None:
     """Files to a job folder, run it, result folder to files. Nothing appears in the output folder before all is
-    complete."""
+    complete. `key` goes to `result.json` (see `done`)."""
     start = time.perf_counter()
     method = methods.load(arguments.method).METHOD
     output: Path = arguments.output
@@ -64,7 +81,7 @@ def convert(arguments: argparse.Namespace, report: Callable[[dict[str, Any]], No
         result = run_job(job, lambda e: None if e["event"] == "result" else report(e), stop)
         if result is None:
             return
-        write_files(job, result, files, arguments.format, read_s)
+        write_files(job, result, files, arguments.format, read_s, key)
         move_files(files, output, last="result.json")
     seconds = duration(time.perf_counter() - start)
     report({"event": "result", "folder": str(output), "message": f"Done in {seconds}: {output}"})
@@ -118,7 +135,7 @@ def read_item(declared: Input, value: str) -> Item:
     raise InputError(f"The input '{declared.name}' ({declared.kind}) can't be read from a file yet.")
 
 
-def write_files(job: Path, result: Path, files: Path, form: str, read_s: float) -> None:
+def write_files(job: Path, result: Path, files: Path, form: str, read_s: float, key: str = "") -> None:
     """The result folder as files: one per output (`metrics.csv` with a reference), `result.json`, `preview.png`."""
     start = time.perf_counter()
     record, outputs = read_result(result)
@@ -130,6 +147,7 @@ def write_files(job: Path, result: Path, files: Path, form: str, read_s: float) 
     write_preview(inputs, outputs, files / "preview.png")
     record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
     record["timings"]["total"] = round(sum(record["timings"].values()), 3)
+    record |= {"key": key} if key else {}
     write_text(files / "result.json", json.dumps(record, indent=1))
 
 
@@ -149,14 +167,3 @@ def write_output(name: str, item: Item, files: Path, form: str) -> dict[str, Any
     rows = [",".join(item.columns), *(",".join(str(v) for v in row) for row in item.rows)]  # type: ignore[union-attr]
     write_text(files / f"{name}.csv", "\n".join(rows) + "\n")
     return {"file": f"{name}.csv"}
-
-
-def pairs(texts: list[str], option: str) -> Mapping[str, str]:
-    """`NAME=VALUE` options as a dict."""
-    result = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{option} needs NAME=VALUE, but got '{text}'.")
-        result[name] = value
-    return result

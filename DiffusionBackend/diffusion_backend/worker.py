@@ -1,4 +1,5 @@
 """A warm process: reads paths of job folders from its standard input, one a line, and runs them one after the other.
+A line may also be the command line of `run` as a JSON list of words; `batch` sends these.
 
 It keeps at most one model bundle loaded, ends after ten idle minutes, and stops at once (run included) when the pipe
 closes.
@@ -6,6 +7,8 @@ closes.
 
 from __future__ import annotations
 
+import json
+import os
 import queue
 import sys
 import threading
@@ -13,29 +16,39 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from . import terminal
+from .commands import run_arguments
+from .errors import Cancelled
 from .events import JsonLines, Stop, guarded
 from .job import run_job
 
 IDLE_SECONDS = 600.0
 POLL_SECONDS = 0.5  # a signal is noticed this late while idle
+LAST_SECONDS = 10.0  # how long a run may go on after the pipe has closed, for a step of it is not interrupted
 
 
 def main(stdin: TextIO | None = None, stdout: TextIO | None = None, idle_seconds: float = IDLE_SECONDS) -> int:
     """Serve until the pipe closes, a signal comes or nothing has come for `idle_seconds`. Returns 0, or 5 when a run
     was stopped."""
-    stop = Stop()
+    stop, ended = Stop(), threading.Event()
     stop.on_signals()
-    paths: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(stdin or sys.stdin, paths, stop), daemon=True).start()
-    out = stdout or sys.stdout
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(stdin or sys.stdin, lines, stop, ended), daemon=True).start()
+    try:
+        return _serve_all(lines, stdout or sys.stdout, stop, idle_seconds)
+    finally:
+        ended.set()
+
+
+def _serve_all(lines: queue.Queue[str], out: TextIO, stop: Stop, idle_seconds: float) -> int:
     JsonLines(out)({"event": "ready"})
     deadline = time.monotonic() + idle_seconds
     while not stop() and time.monotonic() < deadline:
         try:
-            path = paths.get(timeout=POLL_SECONDS)
+            line = lines.get(timeout=POLL_SECONDS)
         except queue.Empty:
             continue
-        code = serve(Path(path), out, stop)
+        code = serve_command(json.loads(line), out, stop) if line.startswith("[") else serve(Path(line), out, stop)
         if stop():
             return code
         deadline = time.monotonic() + idle_seconds
@@ -50,8 +63,18 @@ def serve(folder: Path, out: TextIO, stop: Stop) -> int:
     return code
 
 
-def _read(stream: TextIO, paths: queue.Queue[str], stop: Stop) -> None:
+def serve_command(words: list[str], out: TextIO, stop: Stop) -> int:
+    """Do what the command `run` with these words does; the last event says how it ended."""
+    report = JsonLines(out)
+    code = guarded(lambda: terminal.start(run_arguments(words), report, stop), report)
+    report({"event": "end", "exit_code": code})
+    return code
+
+
+def _read(stream: TextIO, lines: queue.Queue[str], stop: Stop, ended: threading.Event) -> None:
     for line in stream:
         if line.strip():
-            paths.put(line.strip())
+            lines.put(line.strip())
     stop.flag.set()
+    if not ended.wait(LAST_SECONDS):  # nobody is left who wants the result
+        os._exit(Cancelled.exit_code)

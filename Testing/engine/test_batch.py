@@ -45,7 +45,7 @@ def test_two_at_once_with_references_and_a_change_of_settings_runs_again(tmp_pat
     assert [(r["id"], r["status"]) for r in rows] == [("b", "done"), ("a ä", "done")]
     assert 0 < float(rows[0]["rmse"]) < 200 and rows[1]["rmse"] == "" and rows[0]["domain"] == "ok"
     assert main([*arguments, "--jobs", "2"]) == 0
-    assert [r["status"] for r in summary(tmp_path)] == ["already done"] * 2
+    assert [r["status"] for r in summary(tmp_path)] == ["done"] * 2
     assert float(summary(tmp_path)[0]["rmse"]) == float(rows[0]["rmse"])
     assert main([*arguments, "--set", "trace_dilation=2"]) == 0
     assert [r["status"] for r in summary(tmp_path)] == ["done"] * 2

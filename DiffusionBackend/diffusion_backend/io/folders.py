@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from ..errors import DiskError
+from ..errors import Cancelled, DiskError
 
 _DISK = {
     errno.ENOSPC: "is full",
@@ -19,7 +23,11 @@ _DISK = {
     errno.EACCES: "may not be written to",
     errno.EPERM: "may not be written to",
     errno.EROFS: "is read-only",
+    errno.EFBIG: "can't hold a file of this size",
 }
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids of other computers say nothing here
+POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -30,7 +38,7 @@ def temporary(parent: Path, prefix: str) -> Iterator[Path]:
         made = [p for p in (parent, *parent.parents) if not p.exists()]
         parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(parent, prefix)
-        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{_HOST}.{os.getpid()}-", dir=parent))
         try:
             yield folder
         finally:
@@ -41,9 +49,11 @@ def temporary(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _remove_orphans(parent: Path, prefix: str) -> None:
-    """Remove the temporary folders in `parent` whose process is gone (not on Windows, which has no harmless test)."""
+    """Remove the temporary folders in `parent` whose process, one of this computer, is gone (not on Windows, which has
+    no harmless test)."""
     if os.name != "posix":
         return
+    prefix = f"{prefix}{_HOST}."
     for folder in parent.glob(f"{glob.escape(prefix)}*-*"):
         owner = folder.name[len(prefix) :].split("-")[0]
         if owner.isdecimal() and not _alive(int(owner)):
@@ -74,9 +84,11 @@ def complete(final: Path) -> Iterator[Path]:
 
 
 def move_files(source: Path, target: Path, last: str) -> None:
-    """Move all files of `source` into `target`, replacing those of the same name; the file named `last` comes last."""
+    """Move all files of `source` into `target`, replacing those of the same name. The file named `last` comes last, and
+    an older one goes first: where it is, all others belong to it."""
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
+        (target / last).unlink(missing_ok=True)
         for file in sorted(source.iterdir(), key=lambda f: f.name == last):
             os.replace(file, target / file.name)
 
@@ -86,10 +98,65 @@ def write_text(path: Path, text: str) -> None:
     with disk_errors(path.parent):
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            partial.write_text(text, encoding="utf-8")
+            partial.unlink(missing_ok=True)  # left by a crash, or a link that somebody put there
+            with partial.open("x", encoding="utf-8") as stream:
+                stream.write(text)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the file `path`, which exists only for that, against other processes; the system frees it when this one
+    ends, however it ends. Waits for the holder; raises Cancelled when `stop` says so meanwhile."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = _hold(path)
+    while stream is None:
+        if stop():
+            raise Cancelled
+        time.sleep(POLL_SECONDS)
+        stream = _hold(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file; then it stays, and does no harm
+            path.unlink()
+        stream.close()
+
+
+def _hold(path: Path) -> BinaryIO | None:
+    """The open file with its lock; None while another process has it."""
+    stream = path.open("ab")
+    try:
+        _lock(stream)
+    except OSError as error:
+        if error.errno in _HELD:
+            stream.close()
+            return None  # else a file system without locks: then there is none
+    try:
+        if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            return stream
+    except FileNotFoundError:  # its former holder has removed it meanwhile
+        pass
+    stream.close()
+    return None
+
+
+if os.name == "nt":
+
+    def _lock(stream: BinaryIO) -> None:
+        import msvcrt
+
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+else:
+
+    def _lock(stream: BinaryIO) -> None:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

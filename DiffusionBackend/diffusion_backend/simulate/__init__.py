@@ -21,9 +21,9 @@ from ..errors import InputError
 from ..io import images
 from ..io.folders import move_files, temporary, write_text
 from ..io.projections import write_projections
-from ..params import validate
+from ..params import pairs, validate
 from ..provenance import versions
-from ..terminal import pairs, read_inputs
+from ..terminal import read_inputs
 
 
 def run_task(module: Any, arguments: argparse.Namespace) -> None:
