@@ -7,9 +7,13 @@ from pathlib import Path
 
 
 def resources() -> Path:
-    """The bundled `Resources` folder: beside the packages in the source tree, or DIFFUSIONMODELS_RESOURCES."""
+    """The bundled `Resources` folder: beside the package when installed in Slicer, in the source tree one folder up,
+    or DIFFUSIONMODELS_RESOURCES."""
     override = os.environ.get("DIFFUSIONMODELS_RESOURCES")
-    return Path(override) if override else Path(__file__).resolve().parents[2] / "Resources"
+    if override:
+        return Path(override)
+    installed, source = (parent / "Resources" for parent in Path(__file__).resolve().parents[1:3])
+    return installed if installed.is_dir() else source
 
 
 def user_models() -> Path:
