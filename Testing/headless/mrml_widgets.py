@@ -159,14 +159,15 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._fill()
 
     def _fill(self) -> None:
-        """Bring the list up to date; where the chosen node has gone, choose none or, without none, the first."""
+        """Bring the list up to date; where the chosen node has gone, choose none or, without none, the first.
+        Nothing is chosen that wasn't before."""
         if self._scene is not None and self._scene.IsBatchProcessing():
             return
         self._fitting = {}
         nodes = self._nodes()
         self._observe(nodes)
         kept = self._current if self._current in nodes else None
-        if kept is None and nodes and not self.noneEnabled:
+        if self._current is not None and kept is None and nodes and not self.noneEnabled:
             kept = nodes[0]
         entries = [(self.noneDisplay, None)] if self.noneEnabled else []
         entries += [(n.GetName() or "", n) for n in nodes]

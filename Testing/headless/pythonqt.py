@@ -137,6 +137,8 @@ def _setattr(self, name: str, value) -> None:
 
 def connect(sender: QtCore.QObject, signal: str, *target) -> bool:
     """`sender.connect("signal(types)", callable)` or `(…, receiver, "slot(types)")`; ValueError: no such signal."""
+    if isinstance(signal, QtCore.QObject):  # PySide6's own QTimer.singleShot names the sender once more
+        return _connect(signal, *target)
     if not isinstance(signal, str):  # PySide6 itself connects signal objects
         return _connect(sender, signal, *target)
     signature, count = _find(sender, signal)

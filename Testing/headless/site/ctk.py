@@ -82,7 +82,7 @@ class ctkSliderWidget(QtWidgets.QWidget):
     stands_for_cpp = True
     valueChanged = QtCore.Signal(float)
     valueIsChanging = QtCore.Signal(float)
-    decimals, setDecimals = member(int, "decimals", 0, "_apply")
+    decimals, setDecimals = member(int, "decimals", 2, "_apply")
     singleStep, setSingleStep = member(float, "singleStep", 1.0, "_apply")
     pageStep, setPageStep = member(float, "pageStep", 10.0, "_apply")
     minimum, setMinimum = member(float, "minimum", 0.0, "_apply")

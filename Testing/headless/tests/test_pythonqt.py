@@ -147,11 +147,13 @@ def test_signals_of_nodes_are_told_apart_by_type(scene):
     assert got == [node, True]
 
 
-def test_single_shot_is_static_and_an_attribute():
-    got, timer = [], qt.QTimer()
+@pytest.mark.parametrize("delay", [0, 1])
+def test_single_shot_is_static_and_an_attribute(delay):
+    got, timer, loop = [], qt.QTimer(), qt.QEventLoop()
     timer.singleShot = True
-    qt.QTimer.singleShot(0, lambda: got.append(timer.singleShot))
-    slicer.app.processEvents()
+    qt.QTimer.singleShot(delay, lambda: got.append(timer.singleShot))
+    qt.QTimer.singleShot(delay, loop.quit)
+    loop.exec_()
     assert got == [True]
 
 

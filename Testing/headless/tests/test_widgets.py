@@ -85,6 +85,15 @@ def test_a_removed_node_leaves_none_or_the_first(scene, none, expected):
     assert changes == [left.GetID() if left else ""]
 
 
+def test_without_none_nothing_is_chosen_by_itself(scene):
+    combo = selector("vtkMRMLTextNode", none=False)
+    node = scene.AddNewNodeByClass("vtkMRMLTextNode")
+    assert combo.currentNode() is None and combo.nodeCount() == 1
+    combo.setCurrentNode(node)
+    combo.setCurrentNode(None)
+    assert combo.currentNode() is None
+
+
 def test_the_selector_follows_names_and_a_closed_scene(scene):
     combo = selector("vtkMRMLTextNode")
     node = scene.AddNewNodeByClass("vtkMRMLTextNode", "a")
@@ -121,6 +130,12 @@ def test_slider_and_spin_box_show_one_number():
     slider._slider.setValue(0)
     slider.setValue(7)
     assert got == [0.25, -1, 1] and slider.value == 1
+
+
+def test_a_slider_has_two_decimals_unless_told_otherwise():
+    slider = ctk.ctkSliderWidget()
+    slider.value = 4.256
+    assert (slider.decimals, slider.value) == (2, 4.26)
 
 
 def test_a_path_is_told(tmp_path):

@@ -18,6 +18,7 @@ class ScriptedLoadableModule:
     """The module itself: its texts and its icon are put on `parent`."""
 
     def __init__(self, parent) -> None:
+        super().__init__()  # here and below: a module may inherit VTKObservationMixin, too
         self.parent, self.moduleName = parent, type(self).__name__
         for suffix in (".svg", ".png"):
             icon = Path(self.resourcePath(f"Icons/{self.moduleName}{suffix}"))
@@ -41,6 +42,7 @@ class ScriptedLoadableModuleWidget:
     """The panel. `parent` is the widget that shows it, `layout` that widget's layout."""
 
     def __init__(self, parent=None) -> None:
+        super().__init__()
         self.moduleName = type(self).__name__.removesuffix("Widget")
         self.developerMode = False  # its buttons are Slicer's, and no test needs them
         alone = parent is None
@@ -76,6 +78,7 @@ class ScriptedLoadableModuleLogic:
     """The logic, with the parameter node that is saved in the scene."""
 
     def __init__(self, parent=None) -> None:
+        super().__init__()
         self.moduleName = type(self).__name__.removesuffix("Logic")
         self.isSingletonParameterNode = True
 
@@ -107,6 +110,10 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
     """The module's own test: without an own `runTest`, every method with "test" in its name is run."""
 
     messageDelay = 50
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        super(unittest.TestCase, self).__init__()  # TestCase does not hand on to what a subclass inherits beside it
 
     def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
         slicer.util.delayDisplay(message, self.messageDelay)
