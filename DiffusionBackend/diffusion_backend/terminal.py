@@ -163,7 +163,8 @@ def write_output(name: str, item: Item, files: Path, form: str) -> dict[str, Any
         label = isinstance(item, Segmentation)
         extension = form if label or form != "seg.nrrd" else "nrrd"
         images.write_item(item, files / f"{name}.{extension}")
-        return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]}
+        labels = {"labels": item.labels} if label else {}
+        return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]} | labels
     rows = [",".join(item.columns), *(",".join(str(v) for v in row) for row in item.rows)]  # type: ignore[union-attr]
     write_text(files / f"{name}.csv", "\n".join(rows) + "\n")
     return {"file": f"{name}.csv"}

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import head
@@ -116,10 +117,8 @@ def kill_tree(pid: int) -> None:
     parent = psutil.Process(pid)
     below = parent.children(recursive=True)
     for process in (parent, *below):
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(below, HANG_SECONDS)
 
 

@@ -225,7 +225,7 @@ def test_failing_studies_give_their_sentence_and_the_exit_code_of_the_first(tmp_
     arguments = write_list(tmp_path, ("id", "ct"), *((f"s{n}", name) for n, name in enumerate(inputs)))
     assert main([*arguments, "--progress", "json"]) == 2
     rows = summary(tmp_path / "out")
-    assert [r["exit_code"] for r in rows] == ["2", "0", "2", "2"] and [r["id"] for r in rows] == ["s0", "s1", "s2", "s3"]
+    assert [(r["id"], r["exit_code"]) for r in rows] == [("s0", "2"), ("s1", "0"), ("s2", "2"), ("s3", "2")]
     for row, sentence in zip(rows, ("There is no file", "", "no metal", "can't be read as an image")):
         assert sentence in row["message"] and bool(sentence) == bool(row["message"])
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
