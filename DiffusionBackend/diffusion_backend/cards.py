@@ -17,7 +17,8 @@ def wrong_field(card: Mapping[str, Any]) -> str:
     for name, wanted in TYPES.items():
         if name in card and type(card[name]) is not wanted:
             return name
-    for holder, name in ((card, "sigma_range"), (card.get("domain", {}), "pixel_mm"), (card.get("domain", {}), "range")):
+    domain = card.get("domain", {})
+    for holder, name in ((card, "sigma_range"), (domain, "pixel_mm"), (domain, "range")):
         if name in holder and not _is_range(holder[name]):
             return name
     return "" if all(isinstance(part, str) for part in card.get("parts", ())) else "parts"
