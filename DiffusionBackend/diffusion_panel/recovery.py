@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from slicer.i18n import tr as _
 
 JOB, RESULT, CANCEL, OWNER = "job.json", "result.json", "cancel", "owner"
 KEEP_DAYS = 14
@@ -155,7 +156,8 @@ def read_result(folder: Path, stop: threading.Event | None = None) -> tuple[dict
                 arrays[name] = read_array(result / Path(described["file"]).name)
             _check_output(name, described, arrays.get(name))
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
-        raise ValueError(f"{RESULT} isn't what the engine writes ({type(error).__name__}: {error})") from None
+        told = _("{file} isn't what the engine writes ({type}: {error})")
+        raise ValueError(told.format(file=RESULT, type=type(error).__name__, error=error)) from None
     return record, arrays
 
 
@@ -165,7 +167,7 @@ def _check_record(record: Any) -> None:
     texts += [record.get(name, "") for name in ("notice", "domain_reason")]
     texts += [model[key] for model in record.get("models", {}).values() for key in ("id", "licence")]
     if not all(isinstance(text, str) for text in texts) or not isinstance(record["outputs"], dict):
-        raise TypeError("a text or the list of outputs")
+        raise TypeError(_("a text or the list of outputs"))
     for name in ("parameters", "versions", "timings"):
         if not isinstance(record.get(name, {}), dict):
             raise TypeError(name)
@@ -178,30 +180,30 @@ def _check_output(name: str, described: dict[str, Any], array: np.ndarray | None
         rows = described.get("rows", []) if "columns" in described else [[described["text"] + ""]]
         cells = [cell for row in rows for cell in row]
         if any(len(row) != width for row in rows if width) or not all(isinstance(c, plain) for c in cells):
-            raise ValueError(f"the table '{name}' is damaged")
+            raise ValueError(_("the table '{name}' is damaged").format(name=name))
         return
     matrix = np.asarray(described.get("ijkToRAS", np.eye(4)), float)
     texts = [described.get(key, "") for key in ("kind", "unit", "display")]
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-        raise ValueError(f"the place of '{name}' in the patient is undefined")
+        raise ValueError(_("the place of '{name}' in the patient is undefined").format(name=name))
     labels = described.get("labels", {})
     whole = all(type(value) is int for value in labels.values()) and (not labels or array.dtype.kind in "iu")
     if not 2 <= array.ndim <= 5 or not whole or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"the output '{name}' doesn't fit its description")
+        raise ValueError(_("the output '{name}' doesn't fit its description").format(name=name))
 
 
 def read_array(path: Path) -> np.ndarray:
     """A copy of an array of numbers; mapped first, so that its header can't ask for more memory than the file has."""
     if not path.is_file() or path.is_symlink():
-        raise ValueError(f"'{path.name}' is missing")
+        raise ValueError(_("'{file}' is missing").format(file=path.name))
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
     except Exception as error:  # numpy raises what its parsers raise
-        raise ValueError(f"'{path.name}' can't be read ({error})") from None
+        raise ValueError(_("'{file}' can't be read ({error})").format(file=path.name, error=error)) from None
     if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "biufc":
-        raise ValueError(f"'{path.name}' holds no array of numbers")
+        raise ValueError(_("'{file}' holds no array of numbers").format(file=path.name))
     return np.array(mapped)
 
 
@@ -227,7 +229,7 @@ def _check_own(root: Path) -> None:
     """PermissionError where somebody else has put a link or a folder at a place that others may write to."""
     found = root.lstat()
     if root.is_symlink() or (os.name == "posix" and found.st_uid != os.getuid()):
-        raise PermissionError(errno.EACCES, "another user owns it, or it is a link", str(root))
+        raise PermissionError(errno.EACCES, _("another user owns it, or it is a link"), str(root))
     root.chmod(0o700)
 
 
