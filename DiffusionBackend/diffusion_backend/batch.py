@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import sys
 import time
 import uuid
@@ -20,7 +21,7 @@ from .commands import run_arguments
 from .done import finished, request_key
 from .errors import Cancelled, EngineError, InputError
 from .events import JsonLines, Report, Stop, duration, guarded
-from .io.folders import locked, write_text
+from .io.folders import TEMPORARY, locked, tidy, write_text
 from .params import pairs, validate
 
 Row = dict[str, Any]
@@ -84,6 +85,7 @@ def run_list(a: argparse.Namespace, report: Report, stop: Callable[[], bool]) ->
             stack.enter_context(locked(a.output.absolute() / LOCK, lambda: True))
         except Cancelled:
             raise InputError(f"Another batch works in '{a.output}'. Wait for its end, or end it.") from None
+        stack.callback(tidy, a.output, TEMPORARY)
         rows = _run_all(given, a, report, stop)
     if stop():
         raise Cancelled("The batch was stopped; finished studies stay, the same command goes on from there.")
@@ -108,10 +110,18 @@ def _run_all(given: list[dict[str, str]], a: argparse.Namespace, report: Report,
             todo.append((study["id"], words))
     write_summary(summary, list(rows.values()))
     for study, row in outcomes(todo, a, report, stop) if todo else ():
-        rows[study] = row
+        rows[study] = row | {"message": nameless(row["message"], count.given[study])} if "message" in row else row
         write_summary(summary, list(rows.values()))
         count.ended(row)
     return list(rows.values())
+
+
+def nameless(message: str, study: dict[str, str]) -> str:
+    """A sentence without paths and without the names of the study's files: they may be those of a patient."""
+    for name, value in study.items():
+        if name != "id" and Path(value).name:
+            message = message.replace(value, f"<{name}>").replace(Path(value).name, f"<{name}>")
+    return re.sub(r"'[^']*[/\\][^']*'", "<path>", message)
 
 
 class Countdown:

@@ -17,7 +17,7 @@ from .errors import InputError
 from .events import Stop, choose, duration, guarded
 from .execute import Request
 from .io import images
-from .io.folders import locked, move_files, temporary, write_text
+from .io.folders import TEMPORARY, locked, move_files, temporary, write_text
 from .io.projections import read_projections, write_projections
 from .job import read_job, read_result, run_job, write_job
 from .method import Input
@@ -71,7 +71,7 @@ def convert(
     )
     inputs = read_inputs(method.inputs, arguments.input)
     reference = read_reference(arguments.reference, inputs) if arguments.reference else None
-    with temporary(output.absolute().parent, ".diffusion-") as work:
+    with temporary(output.absolute().parent, TEMPORARY) as work:
         job, files = work / "job", work / "files"
         job.mkdir()
         files.mkdir()

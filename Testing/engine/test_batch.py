@@ -21,7 +21,7 @@ from diffusion_backend.__main__ import main
 from diffusion_backend.commands import run_arguments
 from diffusion_backend.done import finished, request_key
 from diffusion_backend.errors import Cancelled
-from diffusion_backend.io.folders import locked
+from diffusion_backend.io.folders import TEMPORARY, locked, temporary, tidy
 
 
 @pytest.fixture(autouse=True)
@@ -281,6 +281,19 @@ def test_two_batches_do_not_share_a_folder(tmp_path, capsys):
     assert "Another batch works in" in capsys.readouterr().out and not list((tmp_path / "out").iterdir())
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with temporary(tmp_path, TEMPORARY) as work, locked(tmp_path / ".b.lock", lambda: False):
+        mine = work.name
+        (tmp_path / mine.replace(f".{os.getpid()}-", f".{gone.pid}-")).mkdir()
+        (tmp_path / mine.replace(TEMPORARY, f"{TEMPORARY}1")).mkdir()  # of another computer
+        (tmp_path / ".a.lock").touch()
+        tidy(tmp_path, TEMPORARY)
+        left = {p.name for p in tmp_path.iterdir()}
+        assert left == {mine, mine.replace(TEMPORARY, f"{TEMPORARY}1"), ".b.lock"}
+
+
 def test_a_study_that_another_process_writes_is_waited_for(tmp_path):
     """An orphan of a killed batch: the next one does the study neither beside it nor again."""
     head.write(tmp_path / "h.nrrd", head.hu())
@@ -305,7 +318,7 @@ def test_a_study_that_another_process_writes_is_waited_for(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from diffusion_backend.io.folders import locked
+from diffusion_backend.io.folders import TEMPORARY, locked, temporary, tidy
 with locked(Path(sys.argv[1]), lambda: False):
     print("held", flush=True)
     time.sleep(60)
@@ -333,7 +346,7 @@ def test_a_run_that_takes_no_notice_ends_soon_after_its_parent():
 
 def test_a_stopped_batch_keeps_what_is_done_and_goes_on(tmp_path):
     """SIGTERM while the first study, a long one, runs."""
-    head.write(tmp_path / "h.nrrd", head.hu(slices=1, size=128))
+    head.write(tmp_path / "h.nrrd", head.hu(slices=1))
     arguments = write_list(tmp_path, ("id", "ct"), ("one", "h.nrrd"), ("two", "h.nrrd"), method="a11")
     runner = Runner(*arguments[1:6], "--threads", "1", "--set", "steps=1000")
     runner.until(lambda event: event["event"] == "progress" and event["step"] > 1)
@@ -346,7 +359,7 @@ def test_a_stopped_batch_keeps_what_is_done_and_goes_on(tmp_path):
 
 
 def test_the_end_of_the_parent_ends_a_batch_and_its_children(tmp_path):
-    head.write(tmp_path / "h.nrrd", head.hu(slices=1, size=128))
+    head.write(tmp_path / "h.nrrd", head.hu(slices=1))
     arguments = write_list(tmp_path, ("id", "ct"), ("one", "h.nrrd"), method="a11")
     runner = Runner(*arguments[1:6], "--threads", "1", "--set", "steps=1000", "--parent-pipe")
     runner.until(lambda event: event["event"] == "progress")

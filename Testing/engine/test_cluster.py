@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 
+import head
 import pytest
-from batches import QUICK, Runner, check, environment, kill_tree, right, stamps, until, volumes
+from batches import QUICK, Runner, check, environment, kill_tree, right, stamps, summary, until, volumes
 
 from diffusion_backend import cluster
 from diffusion_backend.__main__ import main
@@ -66,3 +68,61 @@ def test_a_worker_and_the_runner_are_killed_and_nothing_is_lost_or_done_twice(sc
     check(out, expected, kept, f"BATCH_SEED={seed}")
     assert 4 <= sum(e.get("already", False) for e in second.seen) < 20, seed
     assert all(e["status"] == "done" for e in first.seen + second.seen if e["event"] == "study"), seed
+
+
+def wrong(capsys, tmp_path, address):
+    """Exit code and words of a batch on a cluster that can't be used; nothing has been written."""
+    head.write(tmp_path / "h.nrrd", head.hu())
+    kept = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    arguments = ("--method", "li", "--output", str(tmp_path / "out"), *QUICK, "--scheduler", address)
+    code = main(["batch", str(tmp_path / "h.nrrd"), *arguments])
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept):
+        signal.signal(number, handler)
+    assert [r["status"] for r in summary(tmp_path / "out")] == ["waiting"]
+    return code, capsys.readouterr().out
+
+
+def test_no_scheduler_no_workers_and_no_dask_are_sentences(scheduler, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "WORKERS_SECONDS", 0.2)
+    code, told = wrong(capsys, tmp_path, "tcp://127.0.0.1:1")
+    assert code == 2 and "The scheduler 'tcp://127.0.0.1:1' can't be reached (" in told, told
+    code, told = wrong(capsys, tmp_path, "nonsense://here")
+    assert code == 2 and "can't be reached" in told, told
+    code, told = wrong(capsys, tmp_path, scheduler)
+    assert code == 2 and "has no workers. Start one with: dask worker tcp://127" in told, told
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    code, told = wrong(capsys, tmp_path, scheduler)
+    assert code == 2 and "needs the package dask[distributed]" in told, told
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("raise ModuleNotFoundError('it is missing')", "can't import diffusion_backend (it is missing)"),
+        ("__version__ = '99'", "has version 99 of diffusion_backend, but"),
+    ],
+)
+def test_a_worker_with_another_engine_or_none_is_named(scheduler, worker, tmp_path, capsys, content, sentence):
+    shadow = tmp_path / "shadow" / "diffusion_backend"
+    shadow.mkdir(parents=True)
+    (shadow / "__init__.py").write_text(content)
+    around = environment()
+    worker(env=around | {"PYTHONPATH": os.pathsep.join([str(shadow.parent), around["PYTHONPATH"]])})
+    code, told = wrong(capsys, tmp_path, scheduler)
+    assert code == 2 and sentence in told and "The worker tcp://127.0.0.1" in told, told
+
+
+def test_a_stop_ends_what_runs_on_the_workers(scheduler, worker, tmp_path):
+    head.write(tmp_path / "h.nrrd", head.hu(slices=1))
+    (tmp_path / "list.csv").write_text("id,ct\none,h.nrrd\ntwo,h.nrrd\n")
+    worker()
+    out = tmp_path / "out"
+    runner = Runner(tmp_path / "list.csv", "--method", "a11", "--set", "steps=1000", "--output", out, "--threads", "1",
+                    "--scheduler", scheduler)  # fmt: skip
+    until(lambda: list(out.glob(".diffusion-*/job/job.json")) or runner.process.poll() is not None)
+    assert runner.process.poll() is None, runner.process.stdout.read()
+    runner.process.send_signal(signal.SIGTERM)
+    assert runner.end() == 5
+    assert [r["status"] for r in summary(out)] == ["cancelled", "waiting"]
+    assert [f.name for f in out.iterdir()] == ["summary.csv"]
