@@ -120,7 +120,7 @@ def nameless(message: str, study: dict[str, str]) -> str:
     """A sentence without paths and without the names of the study's files: they may be those of a patient."""
     for name, value in study.items():
         if name != "id" and Path(value).name:
-            message = message.replace(value, f"<{name}>").replace(Path(value).name, f"<{name}>")
+            message = message.replace(value, f"<{name}>").replace(f"'{Path(value).name}'", f"<{name}>")
     return re.sub(r"'[^']*[/\\][^']*'", "<path>", message)
 
 

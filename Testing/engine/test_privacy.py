@@ -1,5 +1,5 @@
-"""What the product must never do: reach for the network, unpickle, run a shell, write who the patient is, let others read
-what it works on, follow a link that somebody else has put there."""
+"""What the product must never do: reach for the network, unpickle, run a shell, write who the patient is, let others
+read what it works on, follow a link that somebody else has put there."""
 
 from __future__ import annotations
 
