@@ -67,6 +67,11 @@ class Installation:
         """Whether the engine finds what it needs, read from the metadata of the packages; takes milliseconds."""
         return state.read()
 
+    def flavour(self) -> str:
+        """The build of torch that is installed, else the one for this machine, as far as it can be told in no time."""
+        known = packages.read_record(packages.current()).get("flavour")
+        return known if known in commands.flavours() else default_flavour()
+
     def offline_list(self) -> str:
         """What to fetch on another computer, as commands, for an installation from a folder."""
         return offline.needed()
@@ -86,11 +91,12 @@ class Installation:
             self._timer.start()
             self.changed.emit()
 
-    def repair(self, *, confirm: Callable[[Plan], bool] = lambda plan: True) -> None:
-        """Install anew, as it was installed; the present installation stays until the new one has proved itself."""
-        record = packages.read_record(packages.current())
-        wheels = Path(record["wheels"]) if record.get("wheels") else None
-        self.install(record.get("flavour", default_flavour()), wheels, confirm=confirm)
+    def repair(self, flavour: str = "", *, confirm: Callable[[Plan], bool] = lambda plan: True) -> None:
+        """Install anew from where it was installed; the present installation stays until the new one has proved itself.
+
+        flavour : another build of torch, "" for the same."""
+        wheels = packages.read_record(packages.current()).get("wheels")
+        self.install(flavour or self.flavour(), Path(wheels) if wheels else None, confirm=confirm)
 
     def remove(self) -> None:
         """Remove our own packages; never Slicer's. Does nothing while an operation goes on."""

@@ -11,7 +11,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .installation import Installation, default_flavour
+from .installation import Installation
 from .installing import commands, offline, packages
 from .installing.commands import Plan
 from .notice import Notice
@@ -49,12 +49,13 @@ class InstallationView:
         self.section = ctk.ctkCollapsibleButton()
         outer.addWidget(self.section)
         inner = qt.QVBoxLayout(self.section)
-        self._notice(inner)
+        self.notice = notice(inner, qt.QStyle.SP_MessageBoxInformation)
+        self.error = notice(inner, qt.QStyle.SP_MessageBoxCritical)
         self.flavours = qt.QComboBox()
         self.flavours.setToolTip(_("The build of torch. One for a GPU runs on the CPU, too."))
         for flavour in commands.flavours():
             self.flavours.addItem(offline.label(flavour), flavour)
-        self.flavours.setCurrentIndex(list(commands.flavours()).index(default_flavour()))
+        self.flavours.setCurrentIndex(list(commands.flavours()).index(self.installation.flavour()))
         inner.addWidget(self.flavours)
         self._buttons(inner)
         self.doing = qt.QLabel()
@@ -66,19 +67,6 @@ class InstallationView:
         self.log.setVisible(False)
         for one in (self.doing, self.bar, self.cancel_button, self.log):
             inner.addWidget(one)
-
-    def _notice(self, layout: Any) -> None:
-        frame = qt.QFrame()
-        row = qt.QHBoxLayout(frame)
-        row.setContentsMargins(0, 0, 0, 0)
-        icon, text = qt.QLabel(), qt.QLabel()
-        icon.setSizePolicy(qt.QSizePolicy.Fixed, qt.QSizePolicy.Preferred)
-        text.setWordWrap(True)
-        text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
-        row.addWidget(icon)
-        row.addWidget(text, 1)
-        layout.addWidget(frame)
-        self.notice = Notice(frame, icon, text, qt.QStyle.SP_MessageBoxInformation)
 
     def _buttons(self, layout: Any) -> None:
         grid = qt.QGridLayout()
@@ -123,18 +111,20 @@ class InstallationView:
         if not now.busy:
             self.state = now.state()
         self.section.setText(self._headline())
-        self.notice.say(str(now.failure) if now.failure else self.state.sentence)
-        chosen_elsewhere = self.state.ready and not self.state.packages
-        own = packages.current() is not None
+        self.error.say(str(now.failure or ""))
+        self.notice.say("" if now.busy or now.failure else self.state.sentence)
+        idle = not now.busy and not self.state.restart
+        own = idle and packages.current() is not None
+        missing = idle and not self.state.ready
         shown = {
-            self.flavours: not now.busy and not self.state.restart and not chosen_elsewhere,
-            self.install_button: not now.busy and not self.state.ready and not self.state.restart,
-            self.folder_button: not now.busy and not self.state.restart and not chosen_elsewhere,
-            self.repair_button: not now.busy and own,
-            self.remove_button: not now.busy and own,
-            self.needed_button: not now.busy and not chosen_elsewhere,
+            self.flavours: own or missing,
+            self.install_button: missing,
+            self.folder_button: missing,
+            self.repair_button: own,
+            self.remove_button: own,
+            self.needed_button: missing,
             self.log_button: bool(now.log),
-            self.restart_button: self.state.restart,
+            self.restart_button: self.state.restart and not now.busy,
             self.doing: now.busy,
             self.bar: now.busy,
             self.cancel_button: now.busy,
@@ -148,7 +138,7 @@ class InstallationView:
 
     def tell(self, sentence: str) -> None:
         """Show why the engine couldn't be started though its packages are there, as a run has found out."""
-        self.notice.say(sentence)
+        self.error.say(sentence)
         self.section.setProperty("collapsed", False)
 
     def _headline(self) -> str:
@@ -190,8 +180,8 @@ class InstallationView:
             self.installation.install(self.flavours.currentData, Path(folder), confirm=self.confirm)
 
     def repair(self) -> None:
-        """Install anew."""
-        self.installation.repair(confirm=self.confirm)
+        """Install anew, with the chosen build of torch."""
+        self.installation.repair(self.flavours.currentData, confirm=self.confirm)
 
     def remove(self) -> None:
         """Remove our own packages after a question."""
@@ -225,6 +215,20 @@ class InstallationView:
     def confirm(self, plan: Plan) -> bool:
         """Ask whether to go on."""
         return slicer.util.confirmYesNoDisplay(question(plan, self.installation.folder()), _("Install packages?"))
+
+
+def notice(layout: Any, icon: Any) -> Notice:
+    """A new notice at the end of a layout."""
+    frame, picture, text = qt.QFrame(), qt.QLabel(), qt.QLabel()
+    row = qt.QHBoxLayout(frame)
+    row.setContentsMargins(0, 0, 0, 0)
+    picture.setSizePolicy(qt.QSizePolicy.Fixed, qt.QSizePolicy.Preferred)
+    text.setWordWrap(True)
+    text.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
+    row.addWidget(picture)
+    row.addWidget(text, 1)
+    layout.addWidget(frame)
+    return Notice(frame, picture, text, icon)
 
 
 def question(plan: Plan, folder: Path) -> str:

@@ -23,7 +23,7 @@ from .installers import GOOD, finish, gone, installed, make_home, make_one, make
 def test_missing_packages_are_named(one):
     state = one.state()
     assert (state.ready, state.restart) == (False, False)
-    assert "lacks tinyengine <2,>=1 and tinyhelper <1,>=0.5. Press 'Install…'" in state.sentence
+    assert "lacks tinyengine >=1,<2 and tinyhelper >=0.5,<1. Press 'Install…'" in state.sentence
 
 
 def test_an_old_version_is_told_with_found_and_needed(one, tmp_path, monkeypatch):
@@ -31,7 +31,7 @@ def test_an_old_version_is_told_with_found_and_needed(one, tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "slicers")])
     state = one.state()
     assert not state.ready and "tinyengine" not in sys.modules
-    assert "tinyengine 0.9 was found, but the engine needs <2,>=1." in state.sentence
+    assert "tinyengine 0.9 was found, but the engine needs >=1,<2." in state.sentence
     installed(tinyengine="1.2", tinyhelper="0.5")
     assert one.state().ready
     assert [(p.name, p.found, p.own) for p in one.state().packages] == [
@@ -322,3 +322,27 @@ def test_another_installation_in_slicer_is_waited_for(one, pip, monkeypatch):
     other.isPipInstallInProgress = lambda: False
     run(one)
     assert one.failure is None
+
+
+# ---- an engine that can't start all the same ----
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("raise RuntimeError('another numpy')", "'torch' can't be imported (RuntimeError: another"),
+     ("raise OSError('[WinError 126] c10.dll')", "'torch' can't be imported (OSError: [WinError 126] c10.dll)"),
+     (None, "'torch' isn't installed for the engine")],
+)  # fmt: skip
+def test_a_torch_that_fails_at_its_import_is_told_as_such(tmp_path, monkeypatch, source, words):
+    """A stub of torch in front of the real one; the engine itself is the real one."""
+    (tmp_path / "torch.py").write_text(source or "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = process.Worker()
+    worker.start()
+    until(lambda: worker.exit_code() is not None, 60)
+    told = [event for event in worker.events() if event["event"] == "error"]
+    kind, message, remedy = process.describe_end(worker.exit_code(), list(worker.log))
+    worker.kill()
+    if told:
+        kind, message, remedy = told[0]["kind"], told[0]["message"], told[0]["remedy"]
+    assert kind == "installation" and words in message and "section 'Engine'" in remedy

@@ -110,7 +110,7 @@ def test_pytorchs_index_is_asked_for_torch_alone():
 def test_the_list_for_a_computer_without_network_names_every_file(one):
     text = one.offline_list()
     version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    assert version in text and "tinyengine <2,>=1" in text and "tinyhelper <1,>=0.5" in text
+    assert version in text and "tinyengine >=1,<2" in text and "tinyhelper >=0.5,<1" in text
     assert '-m pip download --dest wheels --only-binary :all: "tinyengine<2,>=1"' in text
 
 

@@ -15,7 +15,7 @@ def needed() -> str:
     requirements = packages.requirements()
     lines = [
         _("Needed, each as a .whl file for {python}:").format(python=python_words()),
-        *(f"    {r.name} {r.specifier}" for r in requirements),
+        *(f"    {r.name} {packages.bounds(r)}" for r in requirements),
         _("and what these need in turn (Slicer has some of it already; more files do no harm)."),
         "",
         _("On a computer with internet access, the same system and the same Slicer, run in a terminal:"),

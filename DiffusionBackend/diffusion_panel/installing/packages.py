@@ -98,8 +98,13 @@ def status(own: Path | None) -> list[Package]:
         ours = version_of(requirement.name, [str(own)]) if own else ""
         found = ours or version_of(requirement.name, sys.path)
         fit = fits(requirement, found)
-        packages.append(Package(requirement.name, str(requirement.specifier), found, fit, bool(ours)))
+        packages.append(Package(requirement.name, bounds(requirement), found, fit, bool(ours)))
     return packages
+
+
+def bounds(requirement: Any) -> str:
+    """The versions that a requirement allows, the lower bound first."""
+    return ",".join(sorted((str(s) for s in requirement.specifier), reverse=True))
 
 
 def fits(requirement: Any, version: str) -> bool:
@@ -117,7 +122,7 @@ def lacking(own: Path) -> list[str]:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         if not fits(requirement, version_of(requirement.name, [str(own), *sys.path])):
-            missing.append(f"{requirement.name} {requirement.specifier}".strip())
+            missing.append(f"{requirement.name} {bounds(requirement)}".strip())
     return missing
 
 
