@@ -5,28 +5,33 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAND_IN = Path(__file__).with_name("slicer-stand-in")
 MODULES = ("DiffusionReconstruction", "DiffusionSegmentation", "DiffusionSynthesis")
+FLAT = "lib/Slicer-5.13/qt-scripted-modules"  # where the stand-in puts them
 SOURCES = (*MODULES, "DiffusionBackend", "Resources", "Testing/slicer")
-LATE = ("DiffusionBackend/diffusion_panel/views/late.py", "DiffusionBackend/diffusion_backend/late/__init__.py",
-        "Resources/Physics/late.csv", "Resources/Batch/Late.py")  # fmt: skip
+LATE = (  # a line a build: what a later build notices can't hide that this one didn't
+    ("DiffusionBackend/diffusion_panel/views/late.py", "DiffusionBackend/diffusion_backend/late/__init__.py"),
+    ("Resources/Physics/late.csv", "Resources/Batch/Late.py"),
+)
 
 
 @dataclass
 class Package:
-    """Copy of the sources, build tree, installed tree, and the folder of the modules in it."""
+    """Copy of the sources, build tree, installed tree; which of the files LATE the build after them has taken."""
 
     source: Path
     build: Path
     installed: Path
+    noticed: list[str] = field(default_factory=list)
 
     @property
     def modules(self) -> Path:
-        return next(self.installed.glob("lib/Slicer-*/qt-scripted-modules"))
+        """The folder of the modules in the installed tree."""
+        return self.installed / FLAT
 
 
 def tool(name: str) -> str:
@@ -47,7 +52,7 @@ def configure(source: Path, build: Path) -> subprocess.CompletedProcess[str]:
 
 
 def make(root: Path) -> Package:
-    """Copy the sources, configure, add the files LATE, build and install below `root`."""
+    """Copy the sources, configure, build twice with the files LATE added, and install below `root`."""
     made = Package(root / "source", root / "build", root / "installed")
     ignored = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
     for name in SOURCES:
@@ -56,11 +61,13 @@ def make(root: Path) -> Package:
         shutil.copy(REPOSITORY / name, made.source)
     configured = configure(made.source, made.build)
     assert configured.returncode == 0 and "Warning" not in configured.stdout, configured.stdout
-    for name in LATE:
-        (made.source / name).parent.mkdir(parents=True, exist_ok=True)
-        (made.source / name).write_text("# came later\n")
-    built = cmake("--build", made.build, "--parallel", 2)
-    assert built.returncode == 0, built.stdout
+    for names in LATE:
+        for name in names:
+            (made.source / name).parent.mkdir(parents=True, exist_ok=True)
+            (made.source / name).write_text("# came later\n")
+        built = cmake("--build", made.build, "--parallel", 2)
+        assert built.returncode == 0, built.stdout
+        made.noticed += [n for n in names if (made.build / FLAT / n.removeprefix("DiffusionBackend/")).is_file()]
     installed = cmake("--install", made.build, "--prefix", made.installed)
     assert installed.returncode == 0, installed.stdout
     return made

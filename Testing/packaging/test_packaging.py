@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import itertools
 import json
 import os
 import re
@@ -68,8 +69,7 @@ def test_no_two_files_of_the_extension_have_one_place(package):
 
 
 def test_a_file_that_came_after_the_configuration_is_packaged(package):
-    for name in LATE:
-        assert name.removeprefix("DiffusionBackend/") in files(package.modules)
+    assert package.noticed == list(itertools.chain(*LATE))
 
 
 def test_a_forgotten_file_of_a_module_is_noticed(package):
@@ -138,6 +138,13 @@ def test_the_package_alone_passes_the_modules_self_tests(package, tmp_path):
     log = (tmp_path / "log").read_text().splitlines()
     assert any("diffusion_backend" in line for line in log if line.startswith("process"))
     assert [line for line in log if line.startswith("read")] == []
+
+
+def test_the_packaged_engine_finds_its_resources_in_a_terminal(package):
+    code = "from diffusion_backend import paths; print(paths.resources())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=package.modules, check=True,
+                          env=surroundings() | {"PYTHONIOENCODING": "utf-8"})  # fmt: skip
+    assert Path(done.stdout.strip()) == package.modules / "Resources"
 
 
 def surroundings() -> dict[str, str]:
