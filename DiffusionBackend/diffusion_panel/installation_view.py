@@ -109,7 +109,9 @@ class InstallationView:
         """Show the state, and what goes on."""
         now = self.installation
         if not now.busy:
-            self.state = now.state()
+            before, self.state = self.state, now.state()
+            if before.ready and not self.state.ready:
+                self.section.setProperty("collapsed", False)
         self.section.setText(self._headline())
         self.error.say(str(now.failure or ""))
         self.notice.say("" if now.busy or now.failure else self.state.sentence)
