@@ -177,6 +177,16 @@ def test_refiner_sees_priors_of_neighbours_and_corrects_its_own():
     assert torch.allclose(untrained, prior[:, :2], atol=1e-4)
 
 
+def test_priors_are_less_sure_than_the_segmentor_and_features_are_the_slices_own():
+    segmentor, images = Segmentor(4, 2).eval(), torch.randn(2, 3, 4, 16, 24)
+    with torch.no_grad():
+        _, logits, features = recipe.segmented(segmentor, images)
+        alone = [segmentor(images[:, neighbour]) for neighbour in range(3)]
+    for neighbour, answer in enumerate(alone):
+        assert torch.allclose(logits[:, neighbour], answer.logits[0] / recipe.TEMPERATURE, atol=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(features, alone[0].features, strict=True))
+
+
 def squares(count: int = 8) -> torch.Tensor:
     """Masks [count, 3, 2, 48, 48] of one square each."""
     masks = torch.zeros(count, 3, 2, 48, 48)
@@ -240,6 +250,24 @@ def test_collaboration_reaches_the_segmentor_and_leaves_the_refiner_statistics_a
     state.recipe.refiner_loss(state.parts, batch, torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is None for p in state.parts["segmentor"].parameters())
     assert torch.equal(state.parts["segmentor"].down[0][1].running_mean, frozen)
+
+
+def test_every_second_state_comes_from_the_refiners_own_estimate(tiny):
+    """A refiner that finds nothing, masks that are everywhere, a prior without opinion."""
+    seen = []
+
+    class Nothing(torch.nn.Module):
+        def forward(self, image, y, prior, features, t):
+            seen.append(y)
+            return y * (1 - 1e-3) + (1 - y) * 1e-3
+
+    batch = {"image": torch.zeros(8, 3, 2, 8, 8), "target": torch.ones(8, 3, 7, 8, 8), "known": torch.ones(8, 7)}
+    prior, features = torch.full((8, 3, 7, 8, 8), 0.5), [torch.zeros(8, 1)]
+    loss = recipe.HiDiff(tiny)._refined(Nothing(), batch, prior, features, torch.Generator().manual_seed(0))
+    first, states = seen
+    assert loss.isfinite() and len(first) == 4 and abs(first.mean() - 0.5) < 0.05
+    means = states.mean((1, 2, 3))
+    assert means[::2].mean() < 0.4 and means[1::2].mean() > 0.6 and (means[::2] < 0.56).all()
 
 
 def test_all_phases_train_and_save_a_bundle_that_goes_on(tiny, capsys):

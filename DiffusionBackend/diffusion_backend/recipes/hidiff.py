@@ -36,9 +36,11 @@ PRIORS_MM = (0.0, -6.0, 6.0)                # slices whose priors the refiner is
 STRUCTURES = openkbp.STRUCTURES
 MIRRORED = [STRUCTURES.index(n.replace("Right", "?").replace("Left", "Right").replace("?", "Left"))
             for n in STRUCTURES]  # fmt: skip
+TEMPERATURE = 1.6                           # of the segmentor: its logits, divided by this, are true ones
 STEPS, SCHEDULE = 10, "cosine"
 FEWEST_SLICES = 10
 COLLABORATION = 0.1                         # weight of the refiner's loss in the segmentor's
+SMALL_SHARE = 0.002                         # of the pixels: a structure counts as larger by this
 LAST_TIME = 1 / 3                           # of the refiner's images: at the time at which sampling starts
 HELD_OUT, HELD_OUT_STRIDE = 12, 8           # training patients, slices
 CALLS, DRAWS = 2, 3                         # of the refiner per slice; one draw alone is a sample, not the best mask
@@ -190,10 +192,15 @@ def prior_of_masks(masks: Tensor) -> Tensor:
     return (0.02 + 0.96 * soft).view_as(masks)
 
 
-def segmented(segmentor: nn.Module, images: Tensor) -> tuple[Segmented, list[Tensor]]:
-    """The segmentor's answer to images [B, 3, C, h, w] as a batch of 3 B, and the features of the first of each 3."""
+def segmented(segmentor: nn.Module, images: Tensor) -> tuple[Segmented, Tensor, list[Tensor]]:
+    """What the segmentor finds in images [B, 3, C, h, w] as a batch of 3 B; logits of the priors [B, 3, K, h, w];
+    features of the first of each 3.
+
+    The prior's probabilities must be true ones: draws of an over-sure prior don't differ, and the refiner would spend
+    its training on making it less sure."""
     found = segmentor(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-    return found, [f[:: images.shape[1]] for f in found.features]
+    logits = found.logits[0].float().unflatten(0, images.shape[:2]) / TEMPERATURE
+    return found, logits, [f[:: images.shape[1]] for f in found.features]
 
 
 class HiDiff:
@@ -244,8 +251,7 @@ class HiDiff:
         parts["segmentor"].eval()
         parts["refiner"].train()
         with torch.no_grad():
-            found, features = segmented(parts["segmentor"], batch["image"])
-            logits = found.logits[0].float().unflatten(0, batch["image"].shape[:2])
+            _, logits, features = segmented(parts["segmentor"], batch["image"])
             prior = disturbed(logits, batch["target"], generator)
         return self._refined(parts["refiner"], batch, prior, features, generator)
 
@@ -253,16 +259,16 @@ class HiDiff:
         """The segmentor's own loss plus the refiner's, which reaches the segmentor through priors and features."""
         parts["segmentor"].train()
         parts["refiner"].eval()
-        found, features = segmented(parts["segmentor"], batch["image"])
-        prior = found.logits[0].float().sigmoid().unflatten(0, batch["image"].shape[:2])
-        refined = self._refined(parts["refiner"], batch, prior, features, generator)
+        found, logits, features = segmented(parts["segmentor"], batch["image"])
+        refined = self._refined(parts["refiner"], batch, logits.sigmoid(), features, generator)
         known = batch["known"].repeat_interleave(len(PRIORS_MM), 0)
         return supervise(found.logits, batch["target"].flatten(0, 1), known) + COLLABORATION * refined
 
     def _refined(
         self, refiner: nn.Module, batch: dict[str, Tensor], prior: Tensor, features: Sequence[Tensor], generator: Any
     ) -> Tensor:
-        """Loss at random times, mean over the labelled structures' pixels, in bits.
+        """Loss at random times, in bits: of each labelled structure, divided by its size, so that small ones count as
+        much as large ones; within a structure all pixels weigh the same, so that probabilities stay calibrated.
 
         States of every second image hold the refiner's own first estimate instead of the truth, as in sampling: bits of
         its state are no news about the truth then, and a refiner that takes them for news repeats its own errors."""
@@ -280,9 +286,11 @@ class HiDiff:
             origin[own] = (draws[1][own] < calibrate(y[own], flip)).float()
         y = (draws[2] < forward_mean(self.chain, origin, p, t)).float()
         flip = refiner(image, y, prior.flatten(1, 2), features, t)
-        mask = batch["known"][:, :, None, None]
-        loss = mix_loss(self.chain, y, y0, flip, p, t, gamma=0.0) * mask
-        return 100 * loss.sum() / (mask.sum().clamp(min=1) * p[0, 0].numel())
+        mask, axes = batch["known"][:, :, None, None], (0, 2, 3)
+        loss = (mix_loss(self.chain, y, y0, flip, p, t, gamma=0.0) * mask).sum(axes)
+        labelled = batch["known"].sum(0)
+        size = (y0 * mask).sum(axes) + SMALL_SHARE * labelled * p[0, 0].numel()
+        return (loss / size.clamp(min=1)).sum() / (labelled > 0).sum().clamp(min=1)
 
     def validate(self, parts: Parts) -> dict[str, float]:
         """Dice (%) per structure of segmentor and refiner at the best threshold of each structure, mean over the
@@ -322,8 +330,8 @@ class HiDiff:
         image = channels(torch.stack([hu for hu, _ in seen])).to(device)
         truth = torch.stack([masks[0] for _, masks in seen]) > 0.5
         with torch.autocast(device.type, torch.bfloat16):
-            found, features = segmented(parts["segmentor"], image)
-            prior = found.logits[0].float().sigmoid().unflatten(0, image.shape[:2])
+            _, logits, features = segmented(parts["segmentor"], image)
+            prior = logits.sigmoid()
             result = {"segmentor": (prior[:, 0].cpu(), truth)}
             if refine:
                 refined = self._draws(parts["refiner"], image[:, 0], prior, features, generator)
@@ -356,7 +364,7 @@ class HiDiff:
             "grid": {"pixel_mm": PIXEL_MM, "slices_mm": list(SLICES_MM), "windows": [list(w) for w in WINDOWS_HU]},
             "thresholds": self.thresholds,
             "process": {"schedule": SCHEDULE, "steps": STEPS, "prediction": "flip", "calls": CALLS, "draws": DRAWS,
-                        "priors_mm": list(PRIORS_MM)},
+                        "priors_mm": list(PRIORS_MM), "temperature": TEMPERATURE},
             "network": {"architecture": "HiDiffCompact", "segmentor": networks,
                         "refiner": {**networks, "priors": len(PRIORS_MM)}},
             "domain": {"anatomy": "head-and-neck CT for radiotherapy", "pixel_mm": [1.9, 5.5]},
