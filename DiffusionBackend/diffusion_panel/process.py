@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import slicer
 from slicer.i18n import tr as _
 
+from . import weights
 from .declarations import PACKAGES, resource
 from .installing import packages
 
@@ -28,6 +29,7 @@ LINE_BYTES = 1 << 20  # a longer line is taken in pieces: no output can fill the
 KILL_SECONDS = 1.0  # how long the system may take to end a killed process
 EVENT = '{"event"'
 IMPORT = re.compile(r"^\s*(?:import|from) (torch|numpy|scipy|SimpleITK|safetensors)\b", re.MULTILINE)
+CHOSEN = ("PYTHONPATH", weights.VARIABLE)  # variables that settings of the panel change
 KINDS = {1: "internal", 2: "input", 3: "model", 4: "memory", 5: "cancelled"}
 
 
@@ -44,6 +46,7 @@ class Worker:
     ) -> None:
         self._command, self._environment = command, environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._settings: list[str] = []  # of the process
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._readers: list[threading.Thread] = []
         self._ended_at: float | None = None
@@ -56,17 +59,21 @@ class Worker:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process unless it runs. Raises OSError when the interpreter can't be started."""
-        if self._process and self._process.poll() is None:
+        """Start the process unless it runs; one that other settings have started is replaced. Raises OSError when the
+        interpreter can't be started."""
+        command = self._command or [engine_python(), "-m", "diffusion_backend", "worker"]
+        around = self._environment or environment()
+        settings = [*command, *(around.get(key, "") for key in CHOSEN)]
+        if self._process and self._process.poll() is None and settings == self._settings:
             return
         self.kill()
-        command = self._command or [engine_python(), "-m", "diffusion_backend", "worker"]
+        self._settings = settings
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}  # type: ignore
         self._events, self.ready, self._ended_at = queue.Queue(), False, None
         self.log.clear()
-        pipe, around = subprocess.PIPE, self._environment or environment()
+        pipe = subprocess.PIPE
         process: Any = subprocess.Popen(
             command, cwd=PACKAGES, env=around, stdin=pipe, stdout=pipe, stderr=pipe, **apart
         )
@@ -192,6 +199,7 @@ def environment_with(own: Path | None) -> dict[str, str]:
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
     }
+    base[weights.VARIABLE] = str(weights.user_folder())
     base.setdefault("DIFFUSIONMODELS_RESOURCES", str(resource("methods.json").parent))
     return base
 
