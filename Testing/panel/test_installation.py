@@ -247,6 +247,16 @@ def test_cancel_ends_pip_with_its_children_and_leaves_what_was_there(one, pip, s
     assert packages.current() == before and one.state().ready
 
 
+def test_an_installation_doesn_t_count_before_its_trial_is_over(one, pip):
+    """A Slicer that ends meanwhile leaves nothing that the next one takes for complete."""
+    pip.order(source="import time; time.sleep(60)")
+    one.install()
+    until(lambda: one.doing == "Trying the packages…", 60)
+    assert packages.current() is None and not one.state().ready
+    one.cancel()
+    gone(packages.root() / "1")
+
+
 def test_cancel_while_the_user_is_asked_installs_nothing(one, pip):
     ends = []
     one.finished.connect(lambda: ends.append(1))
