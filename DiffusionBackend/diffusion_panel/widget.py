@@ -26,6 +26,7 @@ from .results import ResultView
 from .run_actions import RunActions
 from .run_settings import RunSettings
 from .sample_data import REFERENCE
+from .weights_view import WeightsView
 
 CHECK_MS = 200  # the inputs are checked when nothing has changed for so long
 
@@ -83,6 +84,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.estimate = EstimateView(ui, self.logic, self.request_if_possible, lambda: self.jobs.active() is None)
         self.actions = RunActions(ui, self)
         self.results = ResultView(ui, methods, self.rerun)
+        self.weights = WeightsView(ui.weightsWidget, self._on_weights)
         ui.sampleButton.connect("clicked()", self.load_sample)
         self.recovery = RecoverView(ui, self.logic, self.results.refresh)
 
@@ -93,6 +95,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.ui is not None:
             self.attach()
             self.engine.refresh()
+            self.weights.refresh()
             self.inputs.refresh()
             self.recovery.refresh()
             self.results.refresh()
@@ -107,7 +110,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._check_timer is not None:
             self._check_timer.stop()
         self.node = None
-        for name in ("estimate", "jobs", "inputs", "engine"):
+        for name in ("estimate", "jobs", "inputs", "engine", "weights"):
             part = getattr(self, name, None)
             if part is not None:
                 part.release()
@@ -327,8 +330,13 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showing = False
         self.on_changed()
 
+    def _on_weights(self) -> None:
+        """There are other models, or they lie elsewhere."""
+        self.models.refresh()
+        self._on_engine()
+
     def _on_engine(self) -> None:
-        """The engine's packages have changed: its process starts anew with them."""
+        """What the engine's process was started with has changed: it starts anew, unless it works."""
         if self.jobs.active() is None:
             self.logic.queue.worker.kill()
         self.check()
