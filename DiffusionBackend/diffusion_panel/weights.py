@@ -92,26 +92,28 @@ def uses(model: Model) -> list[str]:
     return [f"{m['name']}: {s['name']}" for m, s in pairs]
 
 
-def verify(model: Model, stop: threading.Event) -> str:
-    """Compare the weights with the sha256 of the card; the sentence that says what is wrong, or "". Takes its time.
+def digest(model: Model, stop: threading.Event) -> str:
+    """The sha256 of the weights, in hexadecimal digits; for a thread. Raises OSError, Stopped."""
+    found = hashlib.sha256()
+    with (model.folder / WEIGHTS).open("rb") as stream:
+        while block := stream.read(CHUNK_BYTES):
+            if stop.is_set():
+                raise Stopped
+            found.update(block)
+    return found.hexdigest()
 
-    Raises Stopped."""
+
+def verdict(model: Model, found: str | OSError) -> str:
+    """What a digest, or the failure to make one, says of a model: the sentence with what is wrong, or ""."""
     if model.problem:
         return model.problem
-    digest = hashlib.sha256()
-    try:
-        with (model.folder / WEIGHTS).open("rb") as stream:
-            while block := stream.read(CHUNK_BYTES):
-                if stop.is_set():
-                    raise Stopped
-                digest.update(block)
-    except OSError as error:
-        return _told(_("The file {file} can't be read ({reason}).").format(file=WEIGHTS, reason=error.strerror), model)
-    if digest.hexdigest() == model.card["sha256"]:
+    if isinstance(found, OSError):
+        return _told(_("The file {file} can't be read ({reason}).").format(file=WEIGHTS, reason=found.strerror), model)
+    wanted = str(model.card["sha256"])
+    if found == wanted:
         return ""
     message = _("The file {file} is damaged: its sha256 begins with {found}, but the card says {wanted}.")
-    wanted = str(model.card["sha256"])[:12]
-    return _told(message.format(file=WEIGHTS, found=digest.hexdigest()[:12], wanted=wanted), model)
+    return _told(message.format(file=WEIGHTS, found=found[:12], wanted=wanted[:12]), model)
 
 
 def remove(model: Model) -> None:

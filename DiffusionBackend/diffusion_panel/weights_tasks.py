@@ -103,7 +103,7 @@ class Verify(Task):
             self.sentence = _("The verification was cancelled.")
         elif self._thread.error:
             self.sentence, self.failed = str(self._thread.error), True
-        elif wrong := [s for s in self._thread.result if s]:
+        elif wrong := [s for model, found in self._thread.result if (s := weights.verdict(model, found))]:
             self.sentence, self.failed = "\n".join(wrong), True
         else:
             text = _("The weights of all {count} models match the sha256 on their cards.")
@@ -113,9 +113,12 @@ class Verify(Task):
     def cancel(self) -> None:
         self._thread.stop.set()
 
-    def _work(self, stop: Any) -> list[str]:
-        sentences = []
+    def _work(self, stop: Any) -> list[tuple[weights.Model, str | OSError]]:
+        found: list[tuple[weights.Model, str | OSError]] = []
         for model in self._models:
-            sentences.append(weights.verify(model, stop))
+            try:
+                found.append((model, weights.digest(model, stop)))
+            except OSError as error:
+                found.append((model, error))
             self._done += 1
-        return sentences
+        return found

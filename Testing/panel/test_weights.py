@@ -22,7 +22,6 @@ from diffusion_panel import card_page, declarations, process, weights, weights_t
 from diffusion_panel.jobs import InputProblem
 from diffusion_panel.logic import DiffusionLogic
 from diffusion_panel.model_slots import ModelForm
-from diffusion_panel.recovery import Stopped
 from diffusion_panel.weights_view import WeightsView
 
 from .engines import children, exists, until
@@ -154,7 +153,8 @@ def test_a_damaged_model_is_a_sentence_and_hides_no_other(own, shown, name):
     (marked,) = [row for row in shown.rows() if row.startswith("⚠ ")]
     assert {"good", SLOT["default"]} <= set(shown.rows())
     shown.view.choose(marked.removeprefix("⚠ "))
-    assert sentence in shown.view.card.toPlainText() and "Import it again, or remove it." in shown.view.card.toPlainText()
+    page = shown.view.card.toPlainText()
+    assert sentence in page and "Import it again, or remove it." in page
     assert shown.view.remove_button.enabled
     holder = qt.QWidget()
     qt.QVBoxLayout(holder)
@@ -179,7 +179,8 @@ def test_any_content_of_a_card_is_shown(own, card, training):
     (own / "any" / "card.json").write_text(json.dumps(card), encoding="utf-8")
     model = weights.find("any")
     assert len(card_page.cells(model)) == len(card_page.columns()) and "any" in card_page.page(model)
-    assert weights.verify(model, threading.Event()) and isinstance(weights.acknowledged(model.card), bool)
+    assert "'any'" in weights.verdict(model, weights.digest(model, threading.Event()))
+    assert weights.acknowledged(model.card) in (True, False)
 
 
 def test_a_section_that_is_unfolded_shows_what_came_meanwhile(own, shown):
@@ -210,11 +211,12 @@ def test_a_bundle_is_imported_and_offered(own, shown, tmp_path, form):
     assert shown.view.import_button.enabled and shown.view.cancel_button.isHidden()
 
 
-def test_a_wrong_file_is_told_in_the_engine_s_sentence(own, shown, tmp_path):
-    (tmp_path / "notes.pt").write_text("not a model")
-    shown.view.import_file(tmp_path / "notes.pt")
+def test_a_wrong_folder_is_told_in_the_engine_s_sentence(own, shown, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    shown.view.import_file(tmp_path / "photos")
     shown.finish()
-    assert "notes.pt' can't be read" in shown.complained() or "other than tensors" in shown.complained()
+    assert "photos' is no model: it holds cat.png, but the files card.json and" in shown.complained()
     assert shown.said() == "" and left(own) == []
 
 
@@ -302,23 +304,31 @@ def test_verify_names_what_is_damaged_and_what_to_do(own, shown):
     assert "Import it again, or remove it." in shown.complained() and "good" not in shown.complained()
 
 
-def test_verification_runs_in_a_thread_of_its_own_and_stops(own):
+def test_verification_runs_in_a_thread_of_its_own_and_stops(own, monkeypatch):
     add(own, "good")
-    model, stop = weights.find("good"), threading.Event()
-    assert weights.verify(model, stop) == ""
-    stop.set()
-    with pytest.raises(Stopped):
-        weights.verify(model, stop)
-    used = []
+    model, original, used = weights.find("good"), weights.digest, []
+
+    def watched(one: weights.Model, stop: threading.Event) -> str:
+        used.append(threading.current_thread())
+        stop.wait(30)
+        return original(one, stop)
+
+    monkeypatch.setattr(weights, "digest", watched)
     task = weights_tasks.Verify([model])
-    original = weights.verify
-    try:
-        weights.verify = lambda *given: used.append(threading.current_thread()) or original(*given)
-        task = weights_tasks.Verify([model])
-        until(task.step)
-    finally:
-        weights.verify = original
-    assert used and used[0] is not threading.main_thread()
+    until(lambda: used)
+    assert used[0] is not threading.main_thread() and not task.step()
+    task.cancel()
+    until(task.step)
+    assert "cancelled" in task.sentence and not task.failed
+
+
+def test_weights_that_went_away_are_told(own, shown):
+    folder = add(own, "mine")
+    shown.view.refresh()
+    (folder / weights.WEIGHTS).unlink()
+    shown.view.verify()
+    shown.finish()
+    assert "weights.safetensors can't be read (No such file" in shown.complained()
 
 
 def test_only_models_of_the_user_are_removed_and_after_a_question(own, shown, monkeypatch):
@@ -410,7 +420,8 @@ def test_a_slot_that_is_not_used_does_not_ask(own, logic):
     if not name:
         pytest.fail("the first method with models has a slot that depends on a parameter")
     add(own, "theirs", licence="For friends alone")
-    other = next(c for p in METHOD["parameters"] if p["name"] == name for c in p["choices"] if f"{name}={c}" != SLOT["when"])
+    choices = next(p["choices"] for p in METHOD["parameters"] if p["name"] == name)
+    other = next(c for c in choices if f"{name}={c}" != SLOT["when"])
     assert not any("acknowledge" in s for s in logic.problems(**arguments(), params={name: other}))
 
 
