@@ -17,7 +17,7 @@ SHOWN_ABOVE = ("id", "domain", "licence", "attribution", "sha256", "schema", "so
 
 def columns() -> list[str]:
     """The titles of the table's columns."""
-    return [_("Model"), _("Size"), _("Licence"), _("Used by"), _("Origin"), _("Trained on"), _("Validation"), "sha256"]
+    return [_("Model"), _("Size"), _("Licence"), _("Used by"), _("Origin"), _("Trained on"), _("Validation"), _("sha256")]
 
 
 def cells(model: Model) -> list[tuple[str, str]]:
@@ -51,7 +51,7 @@ def page(model: Model) -> str:
         (_("Origin"), model.origin),
         (_("Folder"), str(model.folder)),
         (_("Size"), _("{size} MB").format(size=f"{model.size / MB:.2f}")),
-        ("sha256", plain(card.get("sha256", ""))),
+        (_("sha256"), plain(card.get("sha256", ""))),
         *((readable(str(key)), plain(value)) for key, value in card.items() if key not in SHOWN_ABOVE),
     ]
     lines = [f"<b>{html.escape(name)}:</b> {html.escape(value)}" for name, value in rows if value]
