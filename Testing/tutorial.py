@@ -113,11 +113,14 @@ def photograph(widget, panel, file: Path) -> None:
     """The window with the panel and the views."""
     import slicer
     from headless.mainwindow import MainWindow
+    from PySide6 import QtCore, QtGui
 
     settle(widget)
     window = MainWindow(slicer.app.layoutManager(), panel)
     window.photograph(str(file), 1300, 820)
     window.take_apart()
+    plain = QtCore.Qt.ImageConversionFlag.ThresholdDither
+    QtGui.QImage(str(file)).convertToFormat(QtGui.QImage.Format.Format_Indexed8, plain).save(str(file))  # half the size
 
 
 if __name__ == "__main__":
