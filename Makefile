@@ -6,7 +6,7 @@ PY = .venv/bin/python
 INPUT ?=
 OUTPUT ?= demo
 
-.PHONY: demo test lint types size docs clean
+.PHONY: demo test lint types size catalogue package docs clean
 
 demo: .venv/installed
 	PYTHONPATH=DiffusionBackend:Testing $(PY) Testing/demo.py --output "$(OUTPUT)" $(if $(INPUT),--input "$(INPUT)")
@@ -17,7 +17,7 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(PY) -m pip install --quiet ruff
-	.venv/bin/ruff check DiffusionBackend Testing
+	.venv/bin/ruff check DiffusionBackend Diffusion*/*.py Resources Packaging Testing
 
 types: .venv/installed
 	$(PY) -m pip install --quiet pyright
@@ -36,6 +36,17 @@ size:
 	echo "tree $$kb KB, history $$history KB"; \
 	test $$((kb + history)) -lt 71680 || { echo "The repository with its history is larger than 70 MB."; exit 1; }
 
+# What the catalogue of extensions checks by itself.
+catalogue: .venv/installed
+	$(PY) Testing/packaging/catalogue.py
+
+# The extension as a build of Slicer packages it, made with a stand-in of Slicer's CMake macros, in build/package.
+package: .venv/installed
+	.venv/bin/cmake -S . -B build -DSlicer_DIR=$(CURDIR)/Testing/packaging/slicer-stand-in \
+		-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/Testing/packaging/slicer-stand-in/no-compiler.cmake
+	.venv/bin/cmake --build build
+	.venv/bin/cmake --install build --prefix build/package
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit(f'Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}.')"
 	$(PYTHON) -m venv .venv
@@ -43,4 +54,4 @@ size:
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo build

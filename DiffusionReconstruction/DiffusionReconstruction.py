@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 if importlib.util.find_spec("diffusion_panel") is None:  # source tree; when installed the packages lie beside this file
     sys.path.append(str(Path(__file__).resolve().parents[1] / "DiffusionBackend"))
 
-import diffusion_panel.module
+import diffusion_panel.module  # its test is not imported by name: unittest would run it as one of this file
 from diffusion_panel.logic import DiffusionLogic
 from diffusion_panel.module import DiffusionModule
 from diffusion_panel.widget import DiffusionWidget
@@ -39,5 +39,5 @@ class DiffusionReconstructionLogic(DiffusionLogic):
     """Runs methods from panel, console and scripts."""
 
 
-class DiffusionReconstructionTest(diffusion_panel.module.DiffusionTest):  # a base imported by name would be run as a test, too
+class DiffusionReconstructionTest(diffusion_panel.module.DiffusionTest):
     """Self-test of the module."""

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 def missing_package(name: str | None) -> int:
     """Tell a person and a parent process which package the engine lacks. Returns the exit code."""
     message = f"The Python package '{name}' isn't installed for the engine."
-    remedy = "Install the packages that the README names, or choose another Python for the engine."
+    remedy = "In Slicer use the panel's section 'Engine'; in a terminal install the packages that the README names."
     print(json.dumps({"event": "error", "kind": "installation", "message": message, "remedy": remedy}), flush=True)
     return 1
 

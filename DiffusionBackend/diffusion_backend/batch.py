@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import sys
 import time
 import uuid
@@ -20,7 +21,7 @@ from .commands import run_arguments
 from .done import finished, request_key
 from .errors import Cancelled, EngineError, InputError
 from .events import JsonLines, Report, Stop, duration, guarded
-from .io.folders import locked, write_text
+from .io.folders import TEMPORARY, locked, tidy, write_text
 from .params import pairs, validate
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ _stopped: set[str] = set()  # batches that were stopped, in this process: the ru
 
 def main(arguments: argparse.Namespace) -> int:
     """The command `batch`. Exit code 0 when every study is done, else that of the first that failed."""
-    report, stop = (JsonLines(sys.stdout) if arguments.progress == "json" else tell), Stop()
+    report, stop = (_told_lines if arguments.progress == "json" else tell), Stop()
     stop.on_signals()
     if arguments.parent_pipe:
         stop.on_end_of(sys.stdin)
@@ -45,18 +46,29 @@ def main(arguments: argparse.Namespace) -> int:
 
 def tell(event: Row) -> None:
     """An event in words, for a person; progress inside a study is left out."""
+    text = in_words(event)
+    if text:
+        print(text, flush=True)
+
+
+def _told_lines(event: Row) -> None:
+    """An event as a JSON line that also has its words."""
+    text = in_words(event)
+    JsonLines(sys.stdout)(event | ({"text": text} if text else {}))
+
+
+def in_words(event: Row) -> str:
+    """One line, or "" for what no person waits for."""
     kind, study = event["event"], event.get("study", "")
     if kind == "study":
         left = "" if event["eta_s"] is None else f" About {duration(event['eta_s'])} left."
         word = "done already" if event["already"] else event["status"]
-        text = f"{event['done']}/{event['studies']} {study}: {word}. {event['message']}".rstrip() + left
-    elif kind == "warning":
-        text = f"{study}: Warning: {event['message']}"
-    elif kind in ("error", "result") and not study:
-        text = " ".join(t for t in (event["message"], event.get("remedy", "")) if t)
-    else:
-        return
-    print(text, flush=True)
+        return f"{event['done']}/{event['studies']} {study}: {word}. {event['message']}".rstrip() + left
+    if kind == "warning":
+        return f"{study}: Warning: {event['message']}"
+    if kind in ("error", "result") and not study:
+        return " ".join(t for t in (event["message"], event.get("remedy", "")) if t)
+    return ""
 
 
 def run_list(a: argparse.Namespace, report: Report, stop: Callable[[], bool]) -> list[int]:
@@ -73,6 +85,7 @@ def run_list(a: argparse.Namespace, report: Report, stop: Callable[[], bool]) ->
             stack.enter_context(locked(a.output.absolute() / LOCK, lambda: True))
         except Cancelled:
             raise InputError(f"Another batch works in '{a.output}'. Wait for its end, or end it.") from None
+        stack.callback(tidy, a.output, TEMPORARY)
         rows = _run_all(given, a, report, stop)
     if stop():
         raise Cancelled("The batch was stopped; finished studies stay, the same command goes on from there.")
@@ -85,7 +98,7 @@ def _run_all(given: list[dict[str, str]], a: argparse.Namespace, report: Report,
     """The rows of the summary, in the order of the list; the file is renewed with every study that ends."""
     rows: dict[str, Row] = {study["id"]: {"id": study["id"], "status": "waiting"} for study in given}
     summary = a.output / studies.SUMMARY
-    count = Countdown(len(given), report)
+    count = Countdown(given, a.output, report)
     todo = []
     for study in given:
         words = command(study, a)
@@ -97,17 +110,25 @@ def _run_all(given: list[dict[str, str]], a: argparse.Namespace, report: Report,
             todo.append((study["id"], words))
     write_summary(summary, list(rows.values()))
     for study, row in outcomes(todo, a, report, stop) if todo else ():
-        rows[study] = row
+        rows[study] = row | {"message": nameless(row["message"], count.given[study])} if "message" in row else row
         write_summary(summary, list(rows.values()))
         count.ended(row)
     return list(rows.values())
 
 
+def nameless(message: str, study: dict[str, str]) -> str:
+    """A sentence without paths and without the names of the study's files: they may be those of a patient."""
+    for name, value in study.items():
+        if name != "id" and Path(value).name:
+            message = message.replace(value, f"<{name}>").replace(f"'{Path(value).name}'", f"<{name}>")
+    return re.sub(r"'[^']*[/\\][^']*'", "<path>", message)
+
+
 class Countdown:
     """Tells of each study that has ended, and how long the rest will take."""
 
-    def __init__(self, studies: int, report: Report) -> None:
-        self.studies, self.report = studies, report
+    def __init__(self, given: list[dict[str, str]], output: Path, report: Report) -> None:
+        self.given, self.output, self.report = {study["id"]: study for study in given}, output, report
         self.done = self.computed = 0
         self.start = time.perf_counter()
 
@@ -116,11 +137,12 @@ class Countdown:
             return
         self.done += 1
         self.computed += not already
-        left = self.studies - self.done
+        left, study = len(self.given) - self.done, row["id"]
         eta = (time.perf_counter() - self.start) / self.computed * left if self.computed and left else None
-        told = {"status": row["status"], "exit_code": row["exit_code"], "message": row["message"], "already": already}
-        count = {"done": self.done, "studies": self.studies, "eta_s": eta}
-        self.report({"event": "study", "study": row["id"]} | told | count)
+        told = {key: row[key] for key in ("status", "exit_code", "message")}
+        place = {"inputs": self.given[study], "folder": str(self.output.absolute() / study), "already": already}
+        count = {"done": self.done, "studies": len(self.given), "eta_s": eta}
+        self.report({"event": "study", "study": study} | told | place | count)
 
 
 def command(study: dict[str, str], a: argparse.Namespace) -> list[str]:

@@ -118,6 +118,7 @@ def _copy(source: IO[bytes], target: Path, size: int, report: Report) -> None:
     """Copy a stream of `size` bytes, telling how far it is. ModelError where a zip file is damaged."""
     done = 0
     with target.open("wb") as out:
+        report(progress("copying", 0.0))
         try:
             while block := source.read(CHUNK_BYTES):
                 out.write(block)

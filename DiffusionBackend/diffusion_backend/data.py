@@ -41,9 +41,12 @@ class PatientGeometry:
         """From Slicer's 4 x 4 matrix. Sheared or singular matrices raise ValueError."""
         matrix = np.asarray(matrix, float).reshape(4, 4)
         lps = _FLIP @ matrix
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        if not np.all(np.isfinite(matrix)) or spacing.min() <= 0:
+        with np.errstate(all="ignore"):
+            spacing = np.linalg.norm(lps[:3, :3], axis=0)
+        if not np.all(np.isfinite(matrix)) or not (spacing.min() > 0 and np.all(np.isfinite(spacing))):
             raise ValueError("The ijkToRAS matrix has a zero or undefined voxel size.")
+        if matrix[3].tolist() != [0, 0, 0, 1]:
+            raise ValueError("The last row of the ijkToRAS matrix isn't 0 0 0 1.")
         direction = lps[:3, :3] / spacing
         if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-3:
             raise ValueError("The ijkToRAS matrix is sheared. Harden the transform or resample the volume.")
@@ -60,10 +63,16 @@ class PatientGeometry:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> PatientGeometry:
-        """From `to_dict`, or from a dict that holds `ijkToRAS` alone."""
+        """From `to_dict`, or from a dict that holds `ijkToRAS` alone. ValueError where the fields contradict each
+        other."""
+        plain = cls.from_ijk_to_ras(d["ijkToRAS"])
         if "spacing" not in d:
-            return cls.from_ijk_to_ras(d["ijkToRAS"])
-        return cls(_floats(d["spacing"]), _floats(d["origin"]), _floats(d["direction"]), _rows(d["ijkToRAS"]))
+            return plain
+        kept = cls(_floats(d["spacing"]), _floats(d["origin"]), _floats(d["direction"]), _rows(d["ijkToRAS"]))
+        for name in ("spacing", "origin", "direction"):
+            if not np.allclose(getattr(kept, name), getattr(plain, name), rtol=1e-3, atol=1e-3):
+                raise ValueError(f"The {name} contradicts the ijkToRAS matrix.")
+        return kept
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,21 @@ class Text:
 
 
 Item = Grid | Segmentation | Table | Text
+
+
+def kinds(item: Item) -> tuple[str, ...]:
+    """The kinds of an input (see `method.KINDS`) that an item can serve as."""
+    if isinstance(item, Segmentation):
+        return ("segmentation", "structures")
+    if not isinstance(item, Grid):
+        return ("table",) if isinstance(item, Table) else ("text", "file")
+    names = tuple(axis.name for axis in item.axes)
+    if names[-1:] == ("bin",):
+        return ("projections",) if names[-2:-1] == ("view",) and item.array.ndim in (2, 3) else ()
+    if names[:1] == ("frame",):
+        return ("sequence",)
+    volumes = ("volume", "vector volume", "complex volume")
+    return volumes if names in (("k", "j", "i"), ("k", "j", "i", "component")) else ()
 
 
 def axial_axis(item: Grid | Segmentation) -> int:

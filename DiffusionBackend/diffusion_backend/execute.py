@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import checks, device, estimate, provenance
-from .data import Item
+from .data import Item, kinds
 from .errors import InputError, ModelError
 from .method import Method, ModelSlot
 from .params import nearest, validate
@@ -140,6 +140,8 @@ def _check_inputs(method: Method, inputs: Mapping[str, Item]) -> None:
             raise InputError(
                 f"The method '{method.id}' needs the input '{i.name}' ({i.kind}). Give it with --input {i.name}=PATH."
             )
+        if i.name in inputs and i.kind not in kinds(inputs[i.name]):
+            raise InputError(f"The input '{i.name}' holds no {i.kind}, but one is needed.")
 
 
 def _models(method: Method, asked: Mapping[str, str]) -> dict[str, str]:

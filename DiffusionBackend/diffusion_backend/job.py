@@ -34,6 +34,11 @@ from .run import Denoise, Report
 SCHEMA = 1
 JOB, RESULT, CANCEL = "job.json", "result.json", "cancel"
 PREVIEW_PIXELS = 256
+_COUNT, _FLAG = (int, type(None)), (bool,)
+TYPES: dict[str, tuple[type, ...]] = {
+    "method": (str,), "parameters": (dict,), "preset": (str,), "models": (dict,), "seed": (int,), "samples": (int,),
+    "device": (str,), "threads": _COUNT, "batch": _COUNT, "plan_only": _FLAG, "keep_partial": _FLAG, "inputs": (dict,),
+}  # fmt: skip
 
 
 def write_job(folder: Path, request: Request, inputs: Mapping[str, Item], reference: Grid | None = None) -> None:
@@ -51,21 +56,26 @@ def read_job(folder: Path) -> tuple[Request, dict[str, Item]]:
     """The request of a job folder and its inputs (memory-mapped). Raises InputError when it isn't a job of this
     schema."""
     job = _job(folder)
-    known = {f.name for f in fields(Request)}
-    request = Request(**{k: v for k, v in job.items() if k in known})
+    request = Request(**{f.name: job[f.name] for f in fields(Request) if f.name in job})
     return request, {name: load_item(folder, described) for name, described in job.get("inputs", {}).items()}
 
 
 def _job(folder: Path) -> dict[str, Any]:
     try:
+        if not (folder / JOB).is_file():  # a pipe would never end
+            raise FileNotFoundError
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{folder.name}' is no job folder: {JOB} can't be read ({type(error).__name__}).") from None
     if not isinstance(job, dict) or job.get("schema") != SCHEMA:
         found = job.get("schema") if isinstance(job, dict) else None
         raise InputError(f"The job '{folder.name}' has schema {found!r}, but this version reads schema {SCHEMA}.")
     if "method" not in job:
         raise InputError(f"The job '{folder.name}' names no method.")
+    wrong = [key for key, types in TYPES.items() if key in job and type(job[key]) not in types]
+    if wrong or not all(type(model) is str for model in job.get("models", {}).values()):
+        name = wrong[0] if wrong else "models"
+        raise InputError(f"The job '{folder.name}' has a value of the wrong type for '{name}'.")
     return job
 
 

@@ -62,7 +62,7 @@ def from_file(file: Path) -> dict[str, Any]:
     """The options that compute again what a file describes: `result.json`, the panel's `settings_of` as JSON, or the
     provenance of a result node. Inputs aren't taken. ValueError where a part of a volume was computed."""
     told = json.loads(file.read_text(encoding="utf-8"))
-    told = told.get("request", {}) | told["record"] if "record" in told else told
+    told = told["record"] | told.get("request", {}) if "record" in told else told
     if told.get("slices") or told.get("roi"):
         raise ValueError("a part of a volume was computed, but a list is computed whole")
     method, models = told["method"], told.get("models") or {}

@@ -47,14 +47,16 @@ def expected(method_id: str) -> str:
 
 def run_job(folder: Path, method_id: str, report: Report) -> Path:
     """Fill `folder`/result as a run does, with the sample data as outputs."""
-    kinds = {i.name: (i.kind, i.unit) for i in methods.load(method_id).METHOD.inputs} | {REFERENCE: ("volume", "HU")}
+    method = methods.load(method_id).METHOD
+    kinds = {i.name: (i.kind, i.unit) for i in method.inputs} | {REFERENCE: ("volume", "HU")}
     report({"event": "progress", "stage": "sample data"})
     outputs = {}
     with complete(folder / "result") as fresh:
         for file, item in make(method_id).items():
             kind, unit = kinds[name := Path(file).stem]
             outputs[name] = save_item(fresh, name, item) | {"kind": kind, "unit": unit, "display": "none"}
-        record = {"schema": 1, "method": {"id": method_id}, "sample": True, "outputs": outputs}
+        about = {"id": method.id, "name": method.name}
+        record = {"schema": 1, "method": about, "sample": True, "outputs": outputs}
         write_text(fresh / "result.json", json.dumps(record, indent=1))
     report({"event": "result", "folder": str(folder / "result")})
     return folder / "result"

@@ -17,7 +17,7 @@ from .errors import InputError
 from .events import Stop, choose, duration, guarded
 from .execute import Request
 from .io import images
-from .io.folders import locked, move_files, temporary, write_text
+from .io.folders import TEMPORARY, locked, move_files, temporary, write_text
 from .io.projections import read_projections, write_projections
 from .job import read_job, read_result, run_job, write_job
 from .method import Input
@@ -71,7 +71,7 @@ def convert(
     )
     inputs = read_inputs(method.inputs, arguments.input)
     reference = read_reference(arguments.reference, inputs) if arguments.reference else None
-    with temporary(output.absolute().parent, ".diffusion-") as work:
+    with temporary(output.absolute().parent, TEMPORARY) as work:
         job, files = work / "job", work / "files"
         job.mkdir()
         files.mkdir()
@@ -163,7 +163,8 @@ def write_output(name: str, item: Item, files: Path, form: str) -> dict[str, Any
         label = isinstance(item, Segmentation)
         extension = form if label or form != "seg.nrrd" else "nrrd"
         images.write_item(item, files / f"{name}.{extension}")
-        return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]}
+        labels = {"labels": item.labels} if label else {}
+        return {"file": f"{name}.{extension}", "ijkToRAS": [list(r) for r in item.geometry.ijk_to_ras]} | labels
     rows = [",".join(item.columns), *(",".join(str(v) for v in row) for row in item.rows)]  # type: ignore[union-attr]
     write_text(files / f"{name}.csv", "\n".join(rows) + "\n")
     return {"file": f"{name}.csv"}

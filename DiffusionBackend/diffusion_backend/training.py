@@ -79,6 +79,7 @@ class Settings:
     bfloat16: bool = True
     checkpoint_minutes: float = 10.0
     first: str = ""  # name of the phase to begin with, those before it are left out; empty = all
+    last: str = ""   # likewise the last one
 
 
 class Ema:
@@ -148,14 +149,15 @@ class Training:
         """The phase at this share of the budget, and how far its cosine of the learning rate is, 0 to 1."""
         phases = self.recipe.phases()
         names = [p.name for p in phases]
-        phases = phases[names.index(self.settings.first) if self.settings.first else 0 :]
+        begin, end = self.settings.first or names[0], self.settings.last or names[-1]
+        phases = phases[names.index(begin) : names.index(end) + 1]
         ends = np.cumsum([p.share for p in phases]) / sum(p.share for p in phases)
         index = min(int(np.searchsorted(ends, progress, side="right")), len(phases) - 1)
         starts = [0.0, *(float(ends[i - 1]) for i, p in enumerate(phases) if p.fresh and i), 1.0]
-        begin = max(s for s in starts[:-1] if s <= progress or s == 0)
-        end = starts[starts.index(begin) + 1]
+        low = max(s for s in starts[:-1] if s <= progress or s == 0)
+        high = starts[starts.index(low) + 1]
         phase = phases[index]
-        return (phase.partner if phase.partner and self.step % 2 else phase), (progress - begin) / (end - begin)
+        return (phase.partner if phase.partner and self.step % 2 else phase), (progress - low) / (high - low)
 
     def updates(self, part: str) -> int:
         """How often this leg has updated a part: warm-up and EMA of a part begin when its training does."""
@@ -283,19 +285,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --output")
     parser.add_argument("--init", metavar="MODEL", help="start from the weights of this model (id or folder)")
     parser.add_argument("--first", metavar="PHASE", default="", help="begin with this phase of the recipe")
+    parser.add_argument("--last", metavar="PHASE", default="", help="end with this phase of the recipe")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         output=options.output, steps=options.steps, minutes=options.minutes, learning_rate=options.learning_rate,
         seed=options.seed, device=options.device, bfloat16=not options.float32,
-        checkpoint_minutes=options.checkpoint_minutes, first=options.first,
+        checkpoint_minutes=options.checkpoint_minutes, first=options.first, last=options.last,
     )  # fmt: skip
     initial = models.load_bundle(options.init) if options.init else None
     recipe = recipes.RECIPES[options.recipe](options.data)
-    if options.first not in ("", *(phase.name for phase in recipe.phases())):
-        names = ", ".join(phase.name for phase in recipe.phases())
-        raise InputError(f"The recipe has no phase '{options.first}'; it has: {names}.", "Choose one with --first.")
+    names = [phase.name for phase in recipe.phases()]
+    for chosen in (options.first or names[0], options.last or names[-1]):
+        if chosen not in names:
+            raise InputError(f"The recipe has no phase '{chosen}'; it has: {', '.join(names)}.", "Choose one of them.")
     training = Training(recipe, settings, initial.parts if initial else None)
     if initial and "training" in initial.card:
         before = initial.card["training"]

@@ -7,6 +7,7 @@ closes.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
@@ -18,7 +19,7 @@ from typing import TextIO
 
 from . import terminal
 from .commands import run_arguments
-from .errors import Cancelled
+from .errors import Cancelled, InputError
 from .events import JsonLines, Stop, guarded
 from .job import run_job
 
@@ -33,6 +34,8 @@ def main(stdin: TextIO | None = None, stdout: TextIO | None = None, idle_seconds
     stop, ended = Stop(), threading.Event()
     stop.on_signals()
     lines: queue.Queue[str] = queue.Queue()
+    if stdin is None:
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # as paths have it
     threading.Thread(target=_read, args=(stdin or sys.stdin, lines, stop, ended), daemon=True).start()
     try:
         return _serve_all(lines, stdout or sys.stdout, stop, idle_seconds)
@@ -48,7 +51,7 @@ def _serve_all(lines: queue.Queue[str], out: TextIO, stop: Stop, idle_seconds: f
             line = lines.get(timeout=POLL_SECONDS)
         except queue.Empty:
             continue
-        code = serve_command(json.loads(line), out, stop) if line.startswith("[") else serve(Path(line), out, stop)
+        code = serve_command(line, out, stop) if line.startswith("[") else serve(Path(line), out, stop)
         if stop():
             return code
         deadline = time.monotonic() + idle_seconds
@@ -63,12 +66,19 @@ def serve(folder: Path, out: TextIO, stop: Stop) -> int:
     return code
 
 
-def serve_command(words: list[str], out: TextIO, stop: Stop) -> int:
-    """Do what the command `run` with these words does; the last event says how it ended."""
+def serve_command(line: str, out: TextIO, stop: Stop) -> int:
+    """Do what the command `run` with the words in `line` does; the last event says how it ended."""
     report = JsonLines(out)
-    code = guarded(lambda: terminal.start(run_arguments(words), report, stop), report)
+    code = guarded(lambda: terminal.start(_arguments(line), report, stop), report)
     report({"event": "end", "exit_code": code})
     return code
+
+
+def _arguments(line: str) -> argparse.Namespace:
+    try:
+        return run_arguments([str(word) for word in json.loads(line)])
+    except (ValueError, RecursionError, SystemExit):  # argparse leaves after its own words
+        raise InputError("A line of the standard input is no command line of 'run'.") from None
 
 
 def _read(stream: TextIO, lines: queue.Queue[str], stop: Stop, ended: threading.Event) -> None:

@@ -14,7 +14,7 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 from diffusion_backend import predicates
 
-from . import declarations, exchange, provenance, recovery, report
+from . import declarations, exchange, provenance, recovery, report, weights
 from .facts import facts
 from .geometry import ExchangeError, alive
 from .jobs import EngineFailure, InputProblem, Job
@@ -122,6 +122,19 @@ class DiffusionLogic(ScriptedLoadableModuleLogic):
             slicer.app.disconnect("aboutToQuit()", self._at_quit)
             self._observer = None
 
+    def acknowledge(self, model_id: str) -> None:
+        """Say that you have read and accept the licence of a model; once for its weights. Raises InputProblem."""
+        model = weights.find(model_id)
+        if model is None or model.problem:
+            message = model.problem if model else _("There is no model '{model}'.").format(model=model_id)
+            raise InputProblem(message)
+        try:
+            weights.acknowledge(model.card)
+        except OSError as error:
+            message = _("The folder '{folder}' can't be written to ({reason}).")
+            told = message.format(folder=weights.user_folder(), reason=error.strerror)
+            raise InputProblem(told, _("Choose another folder for your models.")) from None
+
     # ---- results of an earlier application ----
 
     def recoverable(self) -> list[Entry]:
@@ -207,6 +220,8 @@ def make_request(method: str, inputs: Mapping[str, Any], params: Any = None, **a
     arguments["models"] = dict(arguments.get("models") or {})
     request = Request(method, given, plain(params or {}), **arguments)
     _check_inputs(request)
+    if not request.plan_only:
+        _check_licences(request)
     if request.slices is not None:
         first, last = request.slices
         if not 0 <= first <= last:
@@ -233,6 +248,17 @@ def known_facts(request: Request) -> dict[str, Any]:
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON values: numpy's numbers become Python's."""
     return {str(k): v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+
+
+def _check_licences(request: Request) -> None:
+    """Raises InputProblem for a model in use whose licence asks and wasn't acknowledged."""
+    values = declarations.defaults(request.method, request.preset) | request.params
+    used = declarations.model_slots(request.method, values)
+    for model in weights.models() if used else []:
+        if model.id in [request.models.get(s["name"], s["default"]) for s in used] and not model.problem:
+            message, remedy = weights.licence_problem(model.card)
+            if message:
+                raise InputProblem(message, remedy)
 
 
 def _check_inputs(request: Request) -> None:

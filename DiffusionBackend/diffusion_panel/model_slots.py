@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
 from . import form as widgets
-from .declarations import model_slots, resource
+from . import weights
+from .declarations import model_slots
 from .wording import readable, wrapped
 
-USER = Path.home() / ".diffusionmodels" / "models"
-MUST_AGREE = ("interface", "dims", "channels", "unit")
 
-
-def cards() -> dict[str, dict[str, Any]]:
-    """The readable model cards by id; a model of the user hides the bundled one of the same id."""
-    folders = [resource("Models"), Path(os.environ.get("DIFFUSIONMODELS_MODELS") or USER)]
-    found = {}
-    for folder in folders:
-        for file in sorted(folder.glob("*/card.json")):
-            with suppress(OSError, ValueError):
-                card = json.loads(file.read_text(encoding="utf-8"))
-                found[file.parent.name] = card
-    return found
-
-
-def fitting(slot: dict[str, Any], known: dict[str, dict[str, Any]]) -> list[str]:
+def fitting(slot: dict[str, Any], known: dict[str, weights.Model]) -> list[str]:
     """Ids of the models that can serve `slot`, its default first."""
-    fit = [i for i, card in known.items() if all(card.get(f) == slot[f] for f in MUST_AGREE)]
+    fit = [i for i, model in known.items() if not model.problem and weights.fits(slot, model.card)]
     return sorted(fit, key=lambda i: (i != slot["default"], i))
 
 
 class ModelForm:
-    """One row per model slot: the model and its licence. holder : widget with a vertical layout."""
+    """One row per model slot: the model, its licence, and a button to accept it where it asks. holder : widget with a
+    vertical layout."""
 
     def __init__(self, holder: Any, changed: Callable[[], None]) -> None:
         self.holder, self.changed = holder, changed
         self.method: dict[str, Any] = {}
         self.combos: dict[str, Any] = {}
         self._licences: dict[str, Any] = {}
-        self._cards: dict[str, dict[str, Any]] = {}
+        self.accept_buttons: dict[str, Any] = {}
+        self._models: dict[str, weights.Model] = {}
         self._page: Any = None
         self._setting = False
 
@@ -54,8 +38,8 @@ class ModelForm:
         """Build the rows of `method` with the default models."""
         if self._page is not None:
             widgets.discard(self._page)
-        self.method, self.combos, self._licences = method, {}, {}
-        self._cards = cards() if method["models"] else {}
+        self.method, self.combos, self._licences, self.accept_buttons = method, {}, {}, {}
+        self._models = {m.id: m for m in weights.models()} if method["models"] else {}
         self._page = qt.QWidget()
         form = widgets.new_form(self._page)
         for slot in method["models"]:
@@ -63,6 +47,13 @@ class ModelForm:
         self.holder.layout().addWidget(self._page)
         self._page.setVisible(bool(method["models"]))
         self._show_licences()
+
+    def refresh(self) -> None:
+        """Look again which models there are; what was chosen stays so where it is still there."""
+        if self.method:
+            chosen = self.values()
+            self.show(self.method)
+            self.set_values(chosen)
 
     def values(self) -> dict[str, str]:
         """Slot -> id of the chosen model."""
@@ -93,24 +84,43 @@ class ModelForm:
     def _row(self, form: Any, slot: dict[str, Any]) -> None:
         combo = qt.QComboBox()
         widgets.shrink(combo)
-        for model in fitting(slot, self._cards):
+        for model in fitting(slot, self._models):
             combo.addItem(model)
         combo.setObjectName(f"model.{slot['name']}")
         licence = qt.QLabel()
         licence.setWordWrap(True)
         self.combos[slot["name"]], self._licences[slot["name"]] = combo, licence
         form_text = _("Trained model for this part: {interface}, {dims}D, {channels} channel(s), {unit}.")
-        tip = form_text.format(**{f: slot[f] for f in MUST_AGREE})
+        tip = form_text.format(**{f: slot[f] for f in weights.MUST_AGREE})
         widgets.add_row(form, _("Model '{slot}'").format(slot=readable(slot["name"])), combo, wrapped(tip))
         form.addRow(licence)
+        accept = qt.QPushButton(_("Accept licence"))
+        accept.setToolTip(wrapped(_("Say once that you have read this licence and accept it; then the model can run.")))
+        self.accept_buttons[slot["name"]] = accept
+        form.addRow(accept)
+        accept.connect("clicked()", lambda: self.accept(slot["name"]))
         combo.connect("currentIndexChanged(int)", self._on_changed)
+
+    def accept(self, slot: str) -> None:
+        """Acknowledge the licence of the model that is chosen for a slot."""
+        try:
+            weights.acknowledge(self._models[self.combos[slot].currentText].card)
+        except OSError as error:
+            text = _("The folder '{folder}' can't be written to ({reason}); choose another one under 'Models'.")
+            told = text.format(folder=weights.user_folder(), reason=error.strerror)
+            self._licences[slot].setText(told)
+            return
+        self._show_licences()
+        self.changed()
 
     def _show_licences(self) -> None:
         for name, label in self._licences.items():
-            card = self._cards.get(self.combos[name].currentText)
-            licence = _("Licence: {licence}.").format(licence=card.get("licence", _("unknown"))) if card else ""
-            label.setText(licence or _("No model is installed."))
-            label.setToolTip(wrapped(card.get("attribution", "")) if card else "")
+            model = self._models.get(self.combos[name].currentText)
+            card = model.card if model else {}
+            text = _("Licence: {licence}.").format(licence=str(card.get("licence", "")).rstrip("."))
+            label.setText(text if model else _("No model is installed."))
+            label.setToolTip(wrapped(str(card.get("attribution", ""))))
+            self.accept_buttons[name].setVisible(bool(model) and not weights.acknowledged(card))
 
     def _on_changed(self, index: int) -> None:
         if not self._setting:

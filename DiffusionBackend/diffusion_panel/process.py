@@ -20,27 +20,37 @@ from typing import Any, BinaryIO
 import slicer
 from slicer.i18n import tr as _
 
+from . import weights
 from .declarations import PACKAGES, resource
+from .installing import packages
 
 LOG_LINES = 200
 LINE_BYTES = 1 << 20  # a longer line is taken in pieces: no output can fill the memory
 KILL_SECONDS = 1.0  # how long the system may take to end a killed process
 EVENT = '{"event"'
+IMPORT = re.compile(r"^\s*(?:import|from) (torch|numpy|scipy|SimpleITK|safetensors)\b", re.MULTILINE)
+CHOSEN = ("PYTHONPATH", weights.VARIABLE)  # variables that settings of the panel change
 KINDS = {1: "internal", 2: "input", 3: "model", 4: "memory", 5: "cancelled"}
 
 
 class Worker:
     """One engine process `command` in a process group of its own; started at the first job, ended by `kill`.
 
-    `log` holds the last lines that it wrote beside its events."""
+    `log` holds the last lines that it wrote beside its events, `lines` at most (None = all)."""
 
-    def __init__(self, command: list[str] | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+        lines: int | None = LOG_LINES,
+    ) -> None:
         self._command, self._environment = command, environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._settings: list[str] = []  # of the process
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._readers: list[threading.Thread] = []
         self._ended_at: float | None = None
-        self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.log: deque[str] = deque(maxlen=lines)
         self.ready = False
 
     @property
@@ -49,17 +59,21 @@ class Worker:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process unless it runs. Raises OSError when the interpreter can't be started."""
-        if self._process and self._process.poll() is None:
+        """Start the process unless it runs; one that other settings have started is replaced. Raises OSError when the
+        interpreter can't be started."""
+        command = self._command or [engine_python(), "-m", "diffusion_backend", "worker"]
+        around = self._environment or environment()
+        settings = [*command, *(around.get(key, "") for key in CHOSEN)]
+        if self._process and self._process.poll() is None and settings == self._settings:
             return
         self.kill()
-        command = self._command or [engine_python(), "-m", "diffusion_backend", "worker"]
+        self._settings = settings
         apart: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}  # type: ignore
         self._events, self.ready, self._ended_at = queue.Queue(), False, None
         self.log.clear()
-        pipe, around = subprocess.PIPE, self._environment or environment()
+        pipe = subprocess.PIPE
         process: Any = subprocess.Popen(
             command, cwd=PACKAGES, env=around, stdin=pipe, stdout=pipe, stderr=pipe, **apart
         )
@@ -169,14 +183,23 @@ def chosen_python() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Environment of the engine: Slicer's own, or for a chosen interpreter the one in which Slicer was started."""
-    base = dict(slicer.util.startupEnvironment()) if chosen_python() else dict(os.environ)
-    paths = [str(PACKAGES), *([] if chosen_python() else [base.get("PYTHONPATH", "")])]
+    """Environment of the engine: Slicer's own with the packages that were installed for the engine, or for a chosen
+    interpreter the one in which Slicer was started."""
+    return environment_with(packages.current())
+
+
+def environment_with(own: Path | None) -> dict[str, str]:
+    """The same with another installation of our own, or with none. It stands before Slicer's packages, for it holds
+    nothing but what these lack; proxies and the like stay as they are."""
+    chosen = bool(chosen_python())
+    base = dict(slicer.util.startupEnvironment()) if chosen else dict(os.environ)
+    paths = [str(PACKAGES), *([] if chosen else [str(own or ""), base.get("PYTHONPATH", "")])]
     base |= {
         "PYTHONPATH": os.pathsep.join(p for p in paths if p),
         "PYTHONIOENCODING": "utf-8",
         "PYTHONUNBUFFERED": "1",
     }
+    base[weights.VARIABLE] = str(weights.user_folder())
     base.setdefault("DIFFUSIONMODELS_RESOURCES", str(resource("methods.json").parent))
     return base
 
@@ -186,7 +209,12 @@ def describe_end(code: int, log: list[str]) -> tuple[str, str, str]:
     missing = re.search(r"No module named '([\w.]+)'", "\n".join(log[-20:]))
     if missing:
         message = _("The engine can't start: its Python lacks the package '{name}'.").format(name=missing[1])
-        return "installation", message, _("Install it, or choose another Python for the engine in the settings.")
+        return "installation", message, _("Press 'Install…' or 'Repair…' in the section 'Engine' of the panel.")
+    broken = IMPORT.search("\n".join(log))
+    if broken and re.match(r"[\w.]*(Error|Exception)\b", log[-1]):
+        message = _("The engine can't start: its package '{name}' can't be imported ({reason}).")
+        told = message.format(name=broken[1], reason=log[-1][:300])
+        return "installation", told, _("Press 'Repair…' in the section 'Engine' of the panel.")
     if code == -9 or (os.name == "nt" and code == 1 and not log):
         message = _("The engine was ended by the system, probably because memory ran out.")
         return "memory", message, _("Crop the volume, choose a smaller batch or close other programs.")

@@ -6,6 +6,7 @@ renames it when complete."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from slicer.i18n import tr as _
 
 JOB, RESULT, CANCEL, OWNER = "job.json", "result.json", "cancel", "owner"
 KEEP_DAYS = 14
@@ -51,6 +53,7 @@ class Folders:
     def create(self, name: str) -> Path:
         """A new folder that only this user may enter. Raises OSError where the disk doesn't allow it."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_own(self.root)
         folder = self.root / name
         folder.mkdir(mode=0o700)
         try:
@@ -92,7 +95,7 @@ class Folders:
         """Complete results of applications that have ended, the newest first."""
         entries = []
         for folder in self._abandoned():
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 record = json.loads((folder / "result" / RESULT).read_text(encoding="utf-8"))
                 entries.append(Entry(folder, record["method"]["id"], _finished(folder), tuple(record["outputs"])))
         return sorted(entries, key=lambda e: -e.finished)
@@ -139,17 +142,69 @@ def write_job(folder: Path, job: Mapping[str, Any], arrays: dict[str, np.ndarray
 
 
 def read_result(folder: Path, stop: threading.Event | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`result.json` of a job folder, and the array of every output that has one. Raises OSError, ValueError,
-    Stopped."""
+    """`result.json` of a job folder, and the array of every output that has one. Raises OSError, Stopped, and
+    ValueError where a file doesn't hold what a result must."""
     result = folder / "result"
-    record = json.loads((result / RESULT).read_text(encoding="utf-8"))
-    arrays = {}
-    for name, described in record["outputs"].items():
-        if stop and stop.is_set():
-            raise Stopped
-        if "file" in described:
-            arrays[name] = np.load(result / Path(described["file"]).name, allow_pickle=False)
+    try:
+        record = json.loads((result / RESULT).read_text(encoding="utf-8"))
+        _check_record(record)
+        arrays = {}
+        for name, described in record["outputs"].items():
+            if stop and stop.is_set():
+                raise Stopped
+            if "file" in described:
+                arrays[name] = read_array(result / Path(described["file"]).name)
+            _check_output(name, described, arrays.get(name))
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        told = _("{file} isn't what the engine writes ({type}: {error})")
+        raise ValueError(told.format(file=RESULT, type=type(error).__name__, error=error)) from None
     return record, arrays
+
+
+def _check_record(record: Any) -> None:
+    """What provenance, report and views take for granted."""
+    texts = [record["method"]["id"], record["method"]["name"]]
+    texts += [record.get(name, "") for name in ("notice", "domain_reason")]
+    texts += [model[key] for model in record.get("models", {}).values() for key in ("id", "licence")]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(record["outputs"], dict):
+        raise TypeError(_("a text or the list of outputs"))
+    for name in ("parameters", "versions", "timings"):
+        if not isinstance(record.get(name, {}), dict):
+            raise TypeError(name)
+
+
+def _check_output(name: str, described: dict[str, Any], array: np.ndarray | None) -> None:
+    """ValueError, KeyError or TypeError where a description doesn't fit its array."""
+    if array is None:
+        width, plain = len(described.get("columns", ())), (str, int, float, type(None))
+        rows = described.get("rows", []) if "columns" in described else [[described["text"] + ""]]
+        cells = [cell for row in rows for cell in row]
+        if any(len(row) != width for row in rows if width) or not all(isinstance(c, plain) for c in cells):
+            raise ValueError(_("the table '{name}' is damaged").format(name=name))
+        return
+    matrix = np.asarray(described.get("ijkToRAS", np.eye(4)), float)
+    texts = [described.get(key, "") for key in ("kind", "unit", "display")]
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        raise ValueError(_("the place of '{name}' in the patient is undefined").format(name=name))
+    labels = described.get("labels", {})
+    whole = all(type(value) is int for value in labels.values()) and (not labels or array.dtype.kind in "iu")
+    if not 2 <= array.ndim <= 5 or not whole or not all(isinstance(text, str) for text in texts):
+        raise ValueError(_("the output '{name}' doesn't fit its description").format(name=name))
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A copy of an array of numbers; mapped first, so that its header can't ask for more memory than the file has."""
+    if not path.is_file() or path.is_symlink():
+        raise ValueError(_("'{file}' is missing").format(file=path.name))
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy raises what its parsers raise
+        raise ValueError(_("'{file}' can't be read ({error})").format(file=path.name, error=error)) from None
+    if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "biufc":
+        raise ValueError(_("'{file}' holds no array of numbers").format(file=path.name))
+    return np.array(mapped)
 
 
 def is_complete(folder: Path) -> bool:
@@ -168,6 +223,14 @@ def _write_array(path: Path, array: np.ndarray, stop: threading.Event) -> None:
             if stop.is_set():
                 raise Stopped
             stream.write(flat[start : start + step].view(np.uint8).data)
+
+
+def _check_own(root: Path) -> None:
+    """PermissionError where somebody else has put a link or a folder at a place that others may write to."""
+    found = root.lstat()
+    if root.is_symlink() or (os.name == "posix" and found.st_uid != os.getuid()):
+        raise PermissionError(errno.EACCES, _("another user owns it, or it is a link"), str(root))
+    root.chmod(0o700)
 
 
 def _finished(folder: Path) -> float:

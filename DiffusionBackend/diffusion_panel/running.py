@@ -8,15 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from . import process
 from .jobs import Cancelled, EngineFailure, Job, end
 from .provenance import domain_warning
-from .recovery import CANCEL, Background, Folders, Stopped, is_complete, read_result, write_job
+from .recovery import CANCEL, Background, Folders, Stopped, is_complete, read_array, read_result, write_job
 
 PATIENCE_SECONDS = 2.0  # how long a cancelled run may take to stop by itself
+NUMBERS = ("step", "steps", "item", "items", "sample", "samples", "fraction", "eta_s", "memory_mb", "available_mb",
+           "network_s")  # fmt: skip
+FIELDS: dict[str, dict[str, Any]] = {
+    "progress": {"stage": str}, "end": {"exit_code": int},
+    "plan": {"memory_mb": (int, float), "available_mb": (int, float), "network_s": (int, float), "device": str},
+}  # fmt: skip
+MOST = 1e15  # no number of an event is larger
 LINGER_SECONDS = 5.0  # how long the engine may take to end a job after its result
 
 
@@ -113,7 +119,10 @@ class Run:
         assert self.folder
         self._enter("importing")
         folder = self.folder
-        yield from self._background(lambda stop: read_result(folder, stop))
+        try:
+            yield from self._background(lambda stop: read_result(folder, stop))
+        except ValueError as error:
+            raise EngineFailure(_("The result can't be read: {reason}.").format(reason=error), "", "disk") from None
         record, arrays = self.thread.result  # type: ignore[union-attr]
         self.job.record = record
         outside = domain_warning(record)
@@ -199,8 +208,8 @@ class Watch:
         self._result_at: float | None = None
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Take one event; those of other jobs don't count."""
-        if event.get("job", str(self.folder)) != str(self.folder):
+        """Take one event; those of other jobs don't count, nor does what a library prints in the form of an event."""
+        if event.get("job", str(self.folder)) != str(self.folder) or not _is_whole(event):
             return
         name = event["event"]
         self.heard |= "job" in event
@@ -244,14 +253,27 @@ class Watch:
 
     def _preview(self, event: Mapping[str, Any]) -> None:
         try:
-            self.job.preview = np.load(self.folder / Path(str(event.get("file"))).name, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # the engine is writing the next one
+            image = read_array(self.folder / Path(str(event.get("file"))).name)
+        except (OSError, ValueError):  # the engine is writing the next one
             return
+        if image.ndim != 2 or not image.size:
+            return
+        self.job.preview = image
         self.job.previewed.emit(self.job)
 
     def _frame(self) -> dict[str, int]:
         parts = self.job.transfer.parts
         return {"frame": self.part + 1, "frames": parts} if parts > 1 else {}
+
+
+def _is_whole(event: Mapping[str, Any]) -> bool:
+    """Whether the fields of an event that are shown have their types."""
+    needed = FIELDS.get(str(event["event"]), {})
+    numbers = [event[name] for name in NUMBERS if event.get(name) is not None]
+    return (
+        all(isinstance(event.get(name), types) for name, types in needed.items())
+        and all(isinstance(n, (int, float)) and abs(n) < MOST for n in numbers)
+    )  # fmt: skip
 
 
 def _reason(error: OSError) -> str:

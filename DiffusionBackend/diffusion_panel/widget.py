@@ -15,6 +15,8 @@ from . import declarations, state, views
 from .estimate_view import EstimateView
 from .form import ParameterForm
 from .inputs import InputForm
+from .installation import Installation
+from .installation_view import InstallationView
 from .job_view import JobView
 from .method_chooser import RUNNABLE, MethodChooser, default_method
 from .model_slots import ModelForm
@@ -24,6 +26,7 @@ from .results import ResultView
 from .run_actions import RunActions
 from .run_settings import RunSettings
 from .sample_data import REFERENCE
+from .weights_view import WeightsView
 
 CHECK_MS = 200  # the inputs are checked when nothing has changed for so long
 
@@ -40,6 +43,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.parts: list[Any] = []
         self._showing = self._storing = False
         self._check_timer: Any = None
+        self.installation: Any = None
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -52,6 +56,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.setMRMLScene(slicer.mrmlScene)
         self.layout.addStretch(1)
         self.logic = getattr(sys.modules[type(self).__module__], f"{self.moduleName}Logic")()
+        self.installation = Installation()
         self._check_timer = qt.QTimer()
         self._check_timer.setSingleShot(True)
         self._check_timer.setInterval(CHECK_MS)
@@ -67,6 +72,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _build(self) -> None:
         ui, methods = self.ui, declarations.of_module(self.module)
+        self.engine = InstallationView(ui.engineWidget, self.installation, self._on_engine)
         self.chooser = MethodChooser(ui, methods, self._on_method)
         self.models = ModelForm(ui.modelsWidget, self.on_changed)
         self.inputs = InputForm(ui.inputsWidget, self.on_changed)
@@ -78,6 +84,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.estimate = EstimateView(ui, self.logic, self.request_if_possible, lambda: self.jobs.active() is None)
         self.actions = RunActions(ui, self)
         self.results = ResultView(ui, methods, self.rerun)
+        self.weights = WeightsView(ui.weightsWidget, self._on_weights)
         ui.sampleButton.connect("clicked()", self.load_sample)
         self.recovery = RecoverView(ui, self.logic, self.results.refresh)
 
@@ -87,6 +94,8 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The user comes to this module."""
         if self.ui is not None:
             self.attach()
+            self.engine.refresh()
+            self.weights.refresh()
             self.inputs.refresh()
             self.recovery.refresh()
             self.results.refresh()
@@ -101,13 +110,15 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._check_timer is not None:
             self._check_timer.stop()
         self.node = None
-        for name in ("estimate", "jobs", "inputs"):
+        for name in ("estimate", "jobs", "inputs", "engine", "weights"):
             part = getattr(self, name, None)
             if part is not None:
                 part.release()
         if self.ui is not None:
             self._showing = True
             self.panel.setMRMLScene(None)
+        if self.installation is not None:
+            self.installation.release()
         if self.logic is not None:
             self.logic.shutdown()
 
@@ -249,8 +260,9 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         method = self.chooser.current()
         if method is None or method["state"] not in RUNNABLE:
             return [_("This method is planned and can't be run yet.")]
-        if old := too_old():
-            return [old]
+        unusable = too_old() or ("" if self.engine.state.ready else self.engine.state.sentence)
+        if unusable:
+            return [unusable]
         request = self.request()
         return self.models.problems(request["params"]) + self.logic.problems(**request)
 
@@ -318,9 +330,22 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._showing = False
         self.on_changed()
 
+    def _on_weights(self) -> None:
+        """There are other models, or they lie elsewhere."""
+        self.models.refresh()
+        self._on_engine()
+
+    def _on_engine(self) -> None:
+        """What the engine's process was started with has changed: it starts anew, unless it works."""
+        if self.jobs.active() is None:
+            self.logic.queue.worker.kill()
+        self.check()
+
     def _on_job_finished(self, job: Any) -> None:
         self.actions.refresh_buttons()
         self.estimate.resume()
+        if job.kind == "installation":
+            self.engine.tell(" ".join(part for part in (job.message, job.remedy) if part))
         if job.transfer.sample:
             self._take_sample(job)
         elif job.state == "done":

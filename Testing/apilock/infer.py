@@ -39,6 +39,7 @@ class Inference:
         self.results: dict[str, set[str]] = defaultdict(set)
         self.events: list[Event] = []
         self.recording = False
+        self._bases: dict[str, list[str]] = {}  # of one round
         self._at: dict[int, set[str]] = defaultdict(set)
         for source in sources:
             self._declare(source)
@@ -53,11 +54,13 @@ class Inference:
 
     def bases(self, name: str) -> list[str]:
         """The class and its bases in the extension, the nearest first."""
-        found = [name]
-        for base in self._base_types(name) if name in self.classes else ():
-            if base.startswith("=p:"):
-                found += [b for b in self.bases(base[3:]) if b not in found]
-        return found
+        if name not in self._bases:
+            found = [name]
+            for base in self._base_types(name) if name in self.classes else ():
+                if base.startswith("=p:"):
+                    found += [b for b in self.bases(base[3:]) if b not in found]
+            self._bases[name] = found
+        return self._bases[name]
 
     def outer_bases(self, name: str) -> list[str]:
         """Bases outside the extension: "slicer.ScriptedLoadableModule.ScriptedLoadableModuleWidget"."""
@@ -109,6 +112,7 @@ class Inference:
 
     def _round(self) -> None:
         """Types travel one call further per round."""
+        self._bases.clear()
         for source in self.sources:
             self._module(source)
 

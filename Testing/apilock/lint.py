@@ -6,6 +6,7 @@ L1, L2, L5, L10, L13, R7, R8, R19 are found where names are looked up (collect.p
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,7 @@ FOREIGN = {"PySide2", "PySide6", "PyQt5", "PyQt6", "qtpy", "PythonQt", "headless
 ALLOWED = INSIDE_SLICER | {"numpy", "diffusion_panel"} | set(sys.stdlib_module_names)
 ENGINE_FILE = "diffusion_backend.predicates"  # the one file of the engine that the panel imports
 THREAD_BOUND = ("slicer.", "slicer", "qt", "ctk", ":slicer.", ":qt.")  # after "@", "=" or "m"
+NODE_NAME = re.compile(r"(node|volume|segmentation|transform|scene|roi)s?$", re.IGNORECASE)
 INSTALLERS = {"pip_install", "pip_uninstall", "pip_ensure"}
 GUI_NAMES = {
     "layoutManager",
@@ -44,7 +46,8 @@ START = {"__init__", "setup", "enter", ""}  # "" = while the file is imported
 
 def lint(panel: list[Source] | None = None, engine: list[Source] | None = None) -> list[Finding]:
     """All findings on the extension, or on these files instead."""
-    panel, engine = panel or sources.python(), engine or sources.engine()
+    panel = sources.python() if panel is None else panel
+    engine = sources.engine() if engine is None else engine
     broken = [f for s in (*panel, *engine) for f in _syntax(s)]
     if broken:
         return sorted(broken)
@@ -250,13 +253,15 @@ def _ends(source: Source) -> Iterator[tuple[int, str, str]]:
         name = ast.unparse(node.func)
         if name in ("sys.exit", "exit", "quit", "os._exit"):
             yield node.lineno, "L7", f"'{name}' would end Slicer: raise an exception; scripts call slicer.util.exit."
-        elif (
-            name == "print"
-            and node.args
-            and not isinstance(node.args[0], (ast.Constant, ast.JoinedStr))
-            and not (isinstance(node.args[0], ast.Call) and not source.is_script)
-        ):
+        elif name == "print" and any(_may_be_node(a, source.is_script) for a in node.args):
             yield node.lineno, "L7", "print of an object: a node prints its whole state. Print a text."
+
+
+def _may_be_node(value: ast.expr, in_script: bool) -> bool:
+    """Whether what is printed may be a node. A script prints much, so there its name must say so."""
+    if in_script:
+        return isinstance(value, (ast.Name, ast.Attribute)) and bool(NODE_NAME.search(ast.unparse(value)))
+    return not isinstance(value, (ast.Constant, ast.JoinedStr))
 
 
 def _installs(source: Source) -> Iterator[tuple[int, str, str]]:

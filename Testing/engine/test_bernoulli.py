@@ -90,6 +90,18 @@ def test_losses_of_the_exact_network_are_zero_and_grow_with_its_error():
     assert losses[0].abs().max() < 1e-5 and (losses[1] > losses[0]).all() and (losses[2] > losses[1]).all()
 
 
+def test_plain_cross_entropy_is_least_at_the_true_probability_and_the_focal_loss_is_not():
+    estimate, chance = torch.linspace(0.01, 0.99, 99).double(), 0.2
+    for gamma, least in ((0.0, True), (2.0, False)):
+        cost = sum(share * b.focal_bits(torch.full_like(estimate, target), estimate, gamma)
+                   for target, share in ((1.0, chance), (0.0, 1 - chance)))  # fmt: skip
+        assert (abs(float(estimate[cost.argmin()]) - chance) < 0.011) is least
+    chain, p, t = b.process("cosine", 10), torch.full((1, 1, 4, 4), 0.4), torch.tensor([5])
+    y0, y, flip = bits(1, 1, 4, 4).float(), bits(1, 1, 4, 4, seed=1).float(), torch.full((1, 1, 4, 4), 0.3)
+    extra = b.mix_loss(chain, y, y0, flip, p, t, gamma=0.0) - b.bound_bits(chain, y, y0, b.calibrate(y, flip), p, t)
+    assert torch.allclose(extra, b.cross_entropy_bits((y - y0).abs(), flip), atol=1e-5)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("calls", [1, 4, 10])
 def test_exact_network_returns_y0_from_any_prior(sampler, calls):

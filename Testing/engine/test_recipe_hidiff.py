@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffusion_backend import models, training
+from diffusion_backend.errors import InputError
 from diffusion_backend.io import openkbp
 from diffusion_backend.networks.hidiff import CompactRefiner
 from diffusion_backend.networks.segmentor import Segmentor, supervise
@@ -55,19 +56,29 @@ def test_view_without_change_returns_the_masks_and_keeps_millimetres():
     case = recipe.case(patient())
     _, masks = recipe.look(case, 10, recipe.View((63.5, 63.5), (128, 128)))
     truth = [(patient().masks[10] >> b) & 1 for b in range(len(recipe.STRUCTURES))]
-    assert np.array_equal(masks, np.stack(truth))
+    assert np.array_equal(masks[0], np.stack(truth))
     coarse = recipe.case(patient())
     object.__setattr__(coarse, "pixel", 7.0)
     _, enlarged = recipe.look(coarse, 10, recipe.View((63.5, 63.5), (256, 256)))
     assert float(enlarged.sum() / masks.sum()) == pytest.approx(4, rel=0.02)
 
 
+def test_neighbours_whose_priors_are_shown_are_six_millimetres_away():
+    case = recipe.case(patient())
+    view = recipe.View((46.0, 60.0), (64, 96))
+    hu, masks = recipe.look_around(case, 5, view)
+    for neighbour, index in enumerate((5, 3, 7)):  # 3 mm slices; the blocks begin at slice 4
+        alone = recipe.look(case, index, view)
+        assert torch.equal(hu[neighbour], alone[0]) and torch.equal(masks[neighbour], alone[1][0])
+    assert not masks[1].any() and masks[2].any()
+
+
 def test_mirrored_view_is_the_mirrored_slice_with_sides_exchanged():
     case = recipe.case(patient())
     plain, mirrored = (recipe.look(case, 10, recipe.View((63.5, 63.5), (128, 128), mirrored=m)) for m in (False, True))
     assert torch.allclose(mirrored[0], plain[0].flip(-1), atol=1e-3)
-    assert torch.equal(mirrored[1][RIGHT], plain[1][LEFT].flip(-1))
-    assert torch.equal(mirrored[1][0], plain[1][0].flip(-1))
+    assert torch.equal(mirrored[1][0, RIGHT], plain[1][0, LEFT].flip(-1))
+    assert torch.equal(mirrored[1][0, 0], plain[1][0, 0].flip(-1))
     assert sorted(recipe.MIRRORED) == list(range(7)) and recipe.MIRRORED[RIGHT] == LEFT
 
 
@@ -151,19 +162,70 @@ def test_untrained_refiner_gives_the_prior_back_whatever_the_state():
         assert torch.allclose((y - flip).abs(), p, atol=1e-5)
 
 
-def test_disturbed_priors_differ_in_every_second_image_only():
-    logits = torch.randn(4, 7, 32, 32)
-    first, again = (recipe.disturbed(logits, torch.Generator().manual_seed(2)) for _ in range(2))
-    assert torch.equal(first, again) and torch.equal(first[1::2], logits[1::2])
-    assert not torch.equal(first[0], logits[0]) and not torch.equal(first[2], logits[2])
+def test_refiner_sees_priors_of_neighbours_and_corrects_its_own():
+    refiner = CompactRefiner(4, 2, priors=3).eval()
+    torch.nn.init.normal_(refiner.tail.weight, std=0.1)
+    prior, rest = torch.rand(1, 6, 32, 32), (torch.randn(1, 4, 32, 32), torch.zeros(1, 2, 32, 32))
+    features, t = [torch.randn(1, 64, 8, 8), torch.randn(1, 128, 4, 4)], torch.tensor([9])
+    with torch.no_grad():
+        first = refiner(*rest, prior, features, t)
+        prior[:, 2:] = 0
+        second = refiner(*rest, prior, features, t)
+        refiner.tail.weight.zero_()
+        untrained = refiner(*rest, prior, features, t)
+    assert first.shape == (1, 2, 32, 32) and not torch.allclose(first, second)
+    assert torch.allclose(untrained, prior[:, :2], atol=1e-4)
+
+
+def test_priors_are_less_sure_than_the_segmentor_and_features_are_the_slices_own():
+    segmentor, images = Segmentor(4, 2).eval(), torch.randn(2, 3, 4, 16, 24)
+    with torch.no_grad():
+        _, logits, features = recipe.segmented(segmentor, images)
+        alone = [segmentor(images[:, neighbour]) for neighbour in range(3)]
+    for neighbour, answer in enumerate(alone):
+        assert torch.allclose(logits[:, neighbour], answer.logits[0] / recipe.TEMPERATURE, atol=1e-4)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(features, alone[0].features, strict=True))
+
+
+def squares(count: int = 8) -> torch.Tensor:
+    """Masks [count, 3, 2, 48, 48] of one square each."""
+    masks = torch.zeros(count, 3, 2, 48, 48)
+    masks[..., 16:32, 12:30] = 1
+    return masks
+
+
+def test_priors_are_the_segmentors_disturbed_or_drawn_by_hand():
+    logits, truth = 3 * torch.randn(8, 3, 2, 48, 48, generator=torch.Generator().manual_seed(1)), squares()
+    first, again = (recipe.disturbed(logits, truth, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(first[::2], logits[::2].sigmoid())
+    errors = first[1::4].logit() - logits[1::4]
+    assert 0.05 < errors.std() < 1.5 and errors.diff(dim=-1).std() < 0.4 * errors.std()  # smooth
+    assert not torch.equal(errors[:, 0], errors[:, 1])  # not alike in all slices
+    assert first[3::4].min() >= 0.02 and first[3::4].max() <= 0.98
+
+
+def test_masks_by_hand_are_near_the_truth_and_sometimes_left_out():
+    truth = squares(40)
+    drawn = recipe.by_hand(truth, torch.Generator().manual_seed(0)) > 0.5
+    found = drawn.any(-1).any(-1)
+    assert 0.7 < found.float().mean() < 0.9
+    overlap = 2 * (drawn & (truth > 0)).sum((3, 4)) / (drawn.sum((3, 4)) + truth.sum((3, 4)))
+    assert 0.7 < overlap[found].mean() < 0.98
+
+
+def test_prior_of_a_mask_is_certain_inside_and_soft_at_its_border():
+    p = recipe.prior_of_masks(squares(1))[0, 0, 0]
+    assert p[24, 20] == pytest.approx(0.98) and p[2, 2] == pytest.approx(0.02)
+    assert p[16, 20] == pytest.approx(0.02 + 0.96 * 2 / 3)
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A folder of two packed patients; networks see 32 pixels and few images."""
-    for number in (3, 205):
+    for number in (3, 5):
         write(tmp_path, number)
-    for name, value in (("CROP", 32), ("BATCH", 4), ("VALIDATION_STRIDE", 6), ("VALIDATION_CALLS", 2)):
+    for name, value in (("CROP", 32), ("BATCH", 4), ("HELD_OUT", 1), ("HELD_OUT_STRIDE", 6), ("DRAWS", 2)):
         monkeypatch.setattr(recipe, name, value)
     monkeypatch.setattr(recipe, "random_view", lambda case, rng: recipe.View((46.0, 60.0), (32, 32), mirrored=False))
     return tmp_path
@@ -190,6 +252,24 @@ def test_collaboration_reaches_the_segmentor_and_leaves_the_refiner_statistics_a
     assert torch.equal(state.parts["segmentor"].down[0][1].running_mean, frozen)
 
 
+def test_every_second_state_comes_from_the_refiners_own_estimate(tiny):
+    """A refiner that finds nothing, masks that are everywhere, a prior without opinion."""
+    seen = []
+
+    class Nothing(torch.nn.Module):
+        def forward(self, image, y, prior, features, t):
+            seen.append(y)
+            return y * (1 - 1e-3) + (1 - y) * 1e-3
+
+    batch = {"image": torch.zeros(8, 3, 2, 8, 8), "target": torch.ones(8, 3, 7, 8, 8), "known": torch.ones(8, 7)}
+    prior, features = torch.full((8, 3, 7, 8, 8), 0.5), [torch.zeros(8, 1)]
+    loss = recipe.HiDiff(tiny)._refined(Nothing(), batch, prior, features, torch.Generator().manual_seed(0))
+    first, states = seen
+    assert loss.isfinite() and len(first) == 4 and abs(first.mean() - 0.5) < 0.05
+    means = states.mean((1, 2, 3))
+    assert means[::2].mean() < 0.4 and means[1::2].mean() > 0.6 and (means[::2] < 0.56).all()
+
+
 def test_all_phases_train_and_save_a_bundle_that_goes_on(tiny, capsys):
     arguments = ["hidiff", "--data", str(tiny), "--output", str(tiny / "out"), "--steps", "12", "--float32",
                  "--checkpoint-minutes", "0"]  # fmt: skip
@@ -200,11 +280,16 @@ def test_all_phases_train_and_save_a_bundle_that_goes_on(tiny, capsys):
     assert "dice_segmentor_Mandible" in rows[0] and np.isnan(rows[0]["dice_segmentor_Larynx"])
     bundle = models.load_bundle(tiny / "out" / "hidiff")
     assert set(bundle.parts) == {"segmentor", "refiner"} and bundle.card["interface"] == "BernoulliRefiner"
-    assert bundle.card["training"]["patients"] == {"train": 1, "validation": ["pt_205"]}
+    assert bundle.card["training"]["patients"] == {"train": 1, "held_out": ["pt_3"]}
+    assert len(bundle.card["thresholds"]) == 7 and set(bundle.card["thresholds"]) <= set(recipe.THRESHOLDS)
+    assert bundle.card["network"]["refiner"]["priors"] == 3
     assert sum(t.numel() * 2 for part in bundle.parts.values() for t in part.values()) < 3e6
-    more = [*arguments[:6], "2", "--float32", "--init", str(tiny / "out" / "hidiff"), "--first", "refiner"]
+    more = [*arguments[:6], "2", "--float32", "--init", str(tiny / "out" / "hidiff"), "--first", "refiner",
+            "--last", "refiner"]  # fmt: skip
     assert training.main(more) == 0
-    assert "refiner" in capsys.readouterr().out.splitlines()[-1]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["phase"] == "refiner"
+    with pytest.raises(InputError, match="no phase 'second'"):
+        training.main([*more[:-1], "second"])
 
 
 def test_segmentor_learns_blocks_of_another_density(tiny):

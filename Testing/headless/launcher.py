@@ -22,7 +22,9 @@ import headless
 
 SCRIPT_OPTIONS = ("--python-script",)  # everything after the script belongs to it
 IGNORED = ("--no-splash", "--disable-settings", "--ignore-slicerrc", "--disable-modules",
-           "--disable-builtin-modules", "--disable-cli-modules", "--disable-loadable-modules")
+           "--disable-builtin-modules", "--disable-cli-modules", "--disable-loadable-modules",
+           "--disable-builtin-cli-modules", "--disable-builtin-loadable-modules",
+           "--disable-builtin-scripted-loadable-modules")
 
 
 def main(arguments: list[str]) -> int:

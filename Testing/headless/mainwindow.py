@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from PySide6 import QtCore, QtWidgets
 
+LABEL = "Headless host: real MRML and views, stand-in widgets. Not the Slicer application."  # also without a caption
+
 
 class MainWindow(QtWidgets.QMainWindow):
     """Panel and views side by side; `photograph` writes what a user would see."""
@@ -22,6 +24,7 @@ class MainWindow(QtWidgets.QMainWindow):
         row.addWidget(self._panel_area)
         row.addWidget(self._views, 1)
         self.setCentralWidget(centre)
+        self.statusBar().addWidget(QtWidgets.QLabel(LABEL))
         if panel is not None:
             self.show_panel(panel)
 

@@ -7,9 +7,9 @@ import json
 import pytest
 import qt
 
-from diffusion_panel import declarations
+from diffusion_panel import declarations, weights
 from diffusion_panel.form import CUSTOM, ParameterForm
-from diffusion_panel.model_slots import ModelForm, cards, fitting
+from diffusion_panel.model_slots import ModelForm, fitting
 
 METHODS = [m for m in declarations.declarations().values() if m["parameters"]]
 PARAMETERS = [pytest.param(m, p, id=f"{m['id']}-{p['name']}") for m in METHODS for p in m["parameters"]]
@@ -147,18 +147,16 @@ def test_a_method_without_parameters_leaves_an_empty_form(shell):
 def test_model_slots_offer_what_fits_with_its_licence(tmp_path, monkeypatch):
     method = next(m for m in METHODS if m["models"])
     slot = method["models"][0]
-    own = tmp_path / "my-model"
-    own.mkdir()
-    card = {f: slot[f] for f in ("interface", "dims", "channels", "unit")} | {"id": "my-model", "licence": "Own 1.0"}
-    (own / "card.json").write_text(json.dumps(card))
-    unfit = tmp_path / "other"
-    unfit.mkdir()
-    (unfit / "card.json").write_text(json.dumps(card | {"dims": slot["dims"] + 1}))
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "card.json").write_text("{")
+    card = {f: slot[f] for f in ("interface", "dims", "channels", "unit")}
+    card |= {"schema": 1, "id": "my-model", "licence": "Own 1.0", "network": {}, "sha256": "0"}
+    for name, change in (("my-model", {}), ("other", {"dims": slot["dims"] + 1}), ("broken", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text("{" if change is None else json.dumps(card | change))
+        (tmp_path / name / "weights.safetensors").touch()
     monkeypatch.setenv("DIFFUSIONMODELS_MODELS", str(tmp_path))
-    assert fitting(slot, cards())[0] == slot["default"]
-    assert "my-model" in fitting(slot, cards()) and "other" not in fitting(slot, cards())
+    known = {m.id: m for m in weights.models()}
+    assert fitting(slot, known)[0] == slot["default"]
+    assert "my-model" in fitting(slot, known) and not {"other", "broken"} & set(fitting(slot, known))
     holder, changes = qt.QWidget(), []
     qt.QVBoxLayout(holder)
     form = ModelForm(holder, lambda: changes.append(1))
@@ -171,7 +169,7 @@ def test_model_slots_offer_what_fits_with_its_licence(tmp_path, monkeypatch):
 
 def test_a_slot_without_any_model_is_a_problem(tmp_path, monkeypatch):
     method = next(m for m in METHODS if m["models"])
-    monkeypatch.setattr("diffusion_panel.model_slots.resource", lambda *parts: tmp_path)
+    monkeypatch.setattr("diffusion_panel.weights.resource", lambda *parts: tmp_path)
     monkeypatch.setenv("DIFFUSIONMODELS_MODELS", str(tmp_path))
     holder = qt.QWidget()
     qt.QVBoxLayout(holder)

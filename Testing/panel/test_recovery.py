@@ -143,7 +143,7 @@ def test_folders_of_living_applications_are_left_alone(tmp_path):
     Folders(tmp_path).clean()
     assert folder.exists() and Folders(tmp_path).recoverable() == []
     code = (
-        f"import sys; sys.path[:0] = [{str(REPOSITORY / 'Testing')!r}, {str(REPOSITORY / 'DiffusionBackend')!r}]\n"
+        f"import sys; sys.path[:0] = {[str(REPOSITORY / p) for p in ('DiffusionBackend', 'Testing/headless/site')]}\n"
         "from pathlib import Path\n"
         f"from diffusion_panel.recovery import Folders\nFolders(Path({str(tmp_path)!r})).clean()\n"
     )

@@ -437,3 +437,22 @@ def test_a_new_region_is_the_box_around_the_input_and_limits_the_run(reconstruct
 
 def test_no_slot_has_failed():
     assert errors.take() == []
+
+
+def test_apply_waits_for_the_engines_packages(reconstruction, monkeypatch):
+    """A sentence says what is missing; when it is there, the process of the engine starts anew."""
+    from diffusion_panel.installing import state
+
+    reconstruction.choose(FAST)
+    reconstruction.inputs.take({"ct": ct_with_metal()})
+    missing = state.State(False, "The engine needs torch 2.3 or later, but there is none.")
+    monkeypatch.setattr(state, "read", lambda: missing)
+    reconstruction.enter()
+    assert reconstruction.problems() == [missing.sentence] and not reconstruction.ui.applyButton.enabled
+    assert not reconstruction.engine.section.collapsed
+    monkeypatch.setattr(state, "read", lambda: state.State(True, "Engine ready."))
+    ended = []
+    monkeypatch.setattr(reconstruction.logic.queue.worker, "kill", lambda: ended.append(True))
+    reconstruction.installation.finished.emit()
+    assert reconstruction.problems() == [] and reconstruction.ui.applyButton.enabled and ended
+    assert reconstruction.engine.section.collapsed

@@ -146,9 +146,13 @@ def bound_bits(chain: Process, y: Tensor, y0: Tensor, estimate: Tensor, p: Tenso
     return torch.where(first, cross_entropy_bits(y0, estimate), later)
 
 
-def mix_loss(chain: Process, y: Tensor, y0: Tensor, flip: Tensor, p: Tensor, t: Tensor) -> Tensor:
-    """The published `mix`, per bit of the mask: bound plus focal loss of the flip map |y_t - y_0|, gamma 2."""
-    return bound_bits(chain, y, y0, calibrate(y, flip), p, t) + focal_bits((y - y0).abs(), flip)
+def mix_loss(
+    chain: Process, y: Tensor, y0: Tensor, flip: Tensor, p: Tensor, t: Tensor, gamma: float = 2.0
+) -> Tensor:
+    """The published `mix`, per bit of the mask: bound plus focal loss of the flip map |y_t - y_0|.
+
+    gamma : 2 is HiDiff, 0 is BerDiff: plain cross-entropy, whose minimum is the true probability."""
+    return bound_bits(chain, y, y0, calibrate(y, flip), p, t) + focal_bits((y - y0).abs(), flip, gamma)
 
 
 def sample(

@@ -45,7 +45,7 @@ def clinical_slices(data: Path) -> Iterator[tuple[int, str, Grid]]:
     if not pack.exists():
         raise InputError(f"'{data}' has no ct-metal-clinical/metal-native512.npz.",
                          "Give --data the folder that holds it.")
-    with np.load(pack) as arrays:
+    with np.load(pack, allow_pickle=False) as arrays:
         hu, pixel, names = (arrays[k] for k in ("hu", "pixel_mm", "patient"))
     for k, image in enumerate(hu):
         placed = PatientGeometry.from_itk((float(pixel[k]), float(pixel[k]), 1.0), (0, 0, 0), np.eye(3).ravel())

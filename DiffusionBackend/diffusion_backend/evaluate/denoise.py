@@ -61,7 +61,7 @@ def held_out_slices(data: Path) -> Iterator[tuple[str, Tensor]]:
     pack = data / "ct-tcia-slices" / "test-native512.npz"
     if not pack.exists():
         raise InputError(f"'{data}' has no ct-tcia-slices/test-native512.npz.", "Give --data the folder that holds it.")
-    with np.load(pack) as arrays:
+    with np.load(pack, allow_pickle=False) as arrays:
         hu, patients = arrays["hu"], arrays["patient"]
     for patient in sorted(set(patients.tolist())):
         indices = np.flatnonzero(patients == patient)

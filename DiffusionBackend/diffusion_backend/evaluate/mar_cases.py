@@ -49,7 +49,7 @@ def held_out(data: Path, patients: int, slices: int) -> Iterator[tuple[str, Grid
     pack = data / "ct-tcia-slices" / "test-native512.npz"
     if not pack.exists():
         raise InputError(f"'{data}' has no ct-tcia-slices/test-native512.npz.", "Give --data the folder that holds it.")
-    with np.load(pack) as arrays:
+    with np.load(pack, allow_pickle=False) as arrays:
         hu, pixel, thick, names = (arrays[k] for k in ("hu", "pixel_mm", "slice_mm", "patient"))
     left = patients * slices
     for patient in sorted(set(names.tolist())):

@@ -25,6 +25,7 @@ _DISK = {
     errno.EROFS: "is read-only",
     errno.EFBIG: "can't hold a file of this size",
 }
+TEMPORARY = ".diffusion-"  # how the temporary folder of a run begins, beside its output
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # process ids of other computers say nothing here
 POLL_SECONDS = 0.1
@@ -46,6 +47,18 @@ def temporary(parent: Path, prefix: str) -> Iterator[Path]:
             for empty in made:
                 if empty.is_dir() and not any(empty.iterdir()):
                     empty.rmdir()
+
+
+def tidy(folder: Path, prefix: str) -> None:
+    """Remove what killed processes have left in `folder`: temporary folders, and files of `locked` that nobody
+    holds."""
+    _remove_orphans(folder, prefix)
+    for path in folder.glob(".*.lock"):
+        stream = _hold(path)
+        if stream:
+            with suppress(OSError):
+                path.unlink()
+            stream.close()
 
 
 def _remove_orphans(parent: Path, prefix: str) -> None:

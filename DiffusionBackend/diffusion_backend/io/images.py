@@ -8,6 +8,7 @@ headers only the name of a correction that the scanner made, one of a fixed list
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import SimpleITK as sitk
 from ..data import Grid, PatientGeometry, Segmentation, volume
 from ..errors import DiskError, InputError
 from ..physics.metal_mask import vendor_correction
+from . import headers
 
 GAP_MM = 0.01  # distances of DICOM slices may differ by this much (rounding of positions in the header)
 # DICOM texts in which scanners name their own correction: ImageType, SeriesDescription, DerivationDescription,
@@ -48,10 +50,10 @@ def read_segmentation(path: Path) -> Segmentation:
 
 def read_image(path: Path) -> sitk.Image:
     """The three-dimensional image in `path`."""
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise InputError(f"There is no file or folder '{path}'.")
     try:
-        image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
+        image = _read_dicom(path) if path.is_dir() else _read_file(path)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split(": ", 1)[-1]
         raise InputError(
@@ -64,6 +66,11 @@ def read_image(path: Path) -> sitk.Image:
             f"'{path.name}' has {image.GetDimension()} dimensions, but a volume has three. Extract one volume first."
         )
     return image
+
+
+def _read_file(path: Path) -> sitk.Image:
+    headers.check(path)
+    return sitk.ReadImage(str(path))
 
 
 def write_item(item: Grid | Segmentation, path: Path) -> None:
@@ -97,7 +104,10 @@ def _array(image: sitk.Image) -> np.ndarray:
 
 
 def _geometry(image: sitk.Image) -> PatientGeometry:
-    return PatientGeometry.from_itk(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    if not np.all(np.isfinite((*spacing, *origin, *direction))) or min(spacing) <= 0:
+        raise InputError("The image has a voxel size or position that is no number or 0. Correct its header.")
+    return PatientGeometry.from_itk(spacing, origin, direction)
 
 
 def _segment_names(image: sitk.Image) -> dict[str, int]:
@@ -105,7 +115,11 @@ def _segment_names(image: sitk.Image) -> dict[str, int]:
     names = {}
     n = 0
     while image.HasMetaDataKey(f"Segment{n}_Name"):
-        names[image.GetMetaData(f"Segment{n}_Name")] = int(image.GetMetaData(f"Segment{n}_LabelValue"))
+        key = f"Segment{n}_LabelValue"
+        value = image.GetMetaData(key).strip() if image.HasMetaDataKey(key) else ""
+        if not re.fullmatch(r"\d{1,9}", value):
+            raise InputError(f"The segment number {n} of the file has no whole number as its LabelValue.")
+        names[image.GetMetaData(f"Segment{n}_Name")] = int(value)
         n += 1
     return names
 

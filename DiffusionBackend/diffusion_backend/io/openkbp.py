@@ -103,7 +103,7 @@ def read(file: Path) -> Patient:
     if match is None:
         raise InputError(f"The name of '{file.name}' doesn't end in pt_NUMBER.npz.")
     try:
-        with np.load(file) as stored:
+        with np.load(file, allow_pickle=False) as stored:
             return unpack({k: stored[k] for k in ("ct", "structures", "present", "voxel_mm")}, int(match[1]))
     except (OSError, KeyError, ValueError) as problem:
         raise InputError(f"'{file}' can't be read as a packed OpenKBP patient ({problem}).") from None

@@ -10,15 +10,17 @@ volume to reconstruct.
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from .. import memory
 from ..data import Grid, PatientGeometry, projections
 from ..errors import InputError
+from . import headers
+from .arrays import check_acquisition
 
 
 def read_projections(path: Path) -> Grid:
@@ -28,9 +30,9 @@ def read_projections(path: Path) -> Grid:
     array, text, matrix = _read_npz(path) if path.suffix == ".npz" else _read_nrrd(path)
     try:
         acquisition = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The geometry of '{path.name}' isn't readable JSON ({error}).") from None
-    return projections(_checked(array, path), _checked_geometry(acquisition, path), matrix)
+    return projections(_checked(array, path), check_acquisition(acquisition, f"'{path.name}'"), matrix)
 
 
 def write_projections(grid: Grid, path: Path) -> None:
@@ -42,6 +44,9 @@ def write_projections(grid: Grid, path: Path) -> None:
 def _read_npz(path: Path) -> tuple[np.ndarray, str, PatientGeometry | None]:
     try:
         with np.load(path, allow_pickle=False) as archive:
+            unpacked = sum(info.file_size for info in archive.zip.infolist())
+            if unpacked > memory.available_bytes("cpu"):
+                raise InputError(f"'{path.name}' unpacks to {unpacked // memory.MB} MB, more than the memory holds.")
             missing = [name for name in ("sinogram", "geometry") if name not in archive]
             if missing:
                 raise InputError(
@@ -49,7 +54,9 @@ def _read_npz(path: Path) -> tuple[np.ndarray, str, PatientGeometry | None]:
                 )
             matrix = PatientGeometry.from_ijk_to_ras(archive["ijkToRAS"]) if "ijkToRAS" in archive else None
             return archive["sinogram"], str(archive["geometry"]), matrix
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive shows itself in as many ways as it has parts
         raise InputError(f"'{path.name}' can't be read as projections ({error}).") from None
 
 
@@ -58,8 +65,9 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, str, PatientGeometry | None]:
     if not beside.is_file():
         raise InputError(f"Projections in '{path.name}' need their geometry in '{beside.name}' beside the file.")
     try:
+        headers.check(path)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path))), beside.read_text(encoding="utf-8"), None
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):
         raise InputError(f"'{path.name}' can't be read as an image. Give projections as .npz or .nrrd.") from None
 
 
@@ -70,11 +78,3 @@ def _checked(array: np.ndarray, path: Path) -> np.ndarray:
             "(slice, view, bin) numbers are needed."
         )
     return array
-
-
-def _checked_geometry(acquisition: Any, path: Path) -> dict[str, Any]:
-    needed = ("type", "angles_deg", "bins", "bin_mm")
-    missing = [k for k in needed if k not in acquisition] if isinstance(acquisition, dict) else list(needed)
-    if missing:
-        raise InputError(f"The geometry of '{path.name}' lacks {', '.join(missing)}.")
-    return acquisition

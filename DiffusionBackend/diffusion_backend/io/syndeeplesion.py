@@ -109,7 +109,8 @@ def _write(sample: Sample, output: Path) -> None:
 def _sample(folder: Path, metal: int) -> dict[str, np.ndarray]:
     """Arrays of the re-encoded sample: HU as integers, sinograms in steps of 1/4096, packed masks."""
     try:
-        with np.load(folder / "gt.npz") as truth, np.load(folder / f"metal{metal}.npz") as damaged:
+        files = (np.load(folder / name, allow_pickle=False) for name in ("gt.npz", f"metal{metal}.npz"))
+        with next(files) as truth, next(files) as damaged:
             return {
                 "ct": damaged["ma_CT_hu"], "reference": truth["image_hu"],
                 "metal": np.unpackbits(damaged["mask416_bits"], count=SIDE * SIDE).reshape(SIDE, SIDE),

@@ -60,7 +60,8 @@ class Block(nn.Module):
 class CompactRefiner(nn.Module):
     """Flip probabilities from image, state and prior. Sides: multiples of `stride`.
 
-    channels : of the image. structures : K. features : channels of the segmentor's maps at 1/4 and 1/8."""
+    channels : of the image. structures : K. features : channels of the segmentor's maps at 1/4 and 1/8. priors : slices
+    whose priors are shown; the first is the image's, the others are its neighbours'."""
 
     stride = 8
 
@@ -70,13 +71,14 @@ class CompactRefiner(nn.Module):
         structures: int,
         features: tuple[int, int] = (64, 128),
         widths: tuple[int, int, int] = (16, 32, 64),
+        priors: int = 1,
     ):
         super().__init__()
         a, b, c = widths
         self.width = c
         embedding = 2 * c
         self.embed = nn.Sequential(nn.Linear(c, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.head = nn.Conv2d(channels + 2 * structures, a, 3, padding=1)
+        self.head = nn.Conv2d(channels + (1 + priors) * structures, a, 3, padding=1)
         self.compress = nn.ModuleList(nn.Conv2d(f, c, 1) for f in features)
         sizes = {
             "down1": (a, a), "down2": (a, b), "down4": (b + c, c), "middle": (2 * c, c),
@@ -88,7 +90,8 @@ class CompactRefiner(nn.Module):
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, y: Tensor, prior: Tensor, features: Sequence[Tensor], t: Tensor) -> Tensor:
-        """image [B, C, H, W]; y, prior [B, K, H, W]; features at 1/4 and 1/8; t [B] -> [B, K, H, W] in (0, 1)."""
+        """image [B, C, H, W]; y [B, K, H, W]; prior [B, priors * K, H, W]; features at 1/4 and 1/8; t [B]
+        -> [B, K, H, W] in (0, 1)."""
         e = self.embed(sinusoid(t, self.width))
         quarter, eighth = (layer(f) for layer, f in zip(self.compress, features, strict=True))
         block = self.blocks
@@ -98,5 +101,6 @@ class CompactRefiner(nn.Module):
         h = block["middle"](torch.cat([F.avg_pool2d(quarter, 2), eighth], 1), e)
         for name, skip in (("up4", quarter), ("up2", half), ("up1", full)):
             h = block[name](torch.cat([F.interpolate(h, scale_factor=2.0, mode="nearest"), skip], 1), e)
-        mask = self.tail(h).float() + prior.float().clamp(SMALLEST, 1 - SMALLEST).logit()
+        own = prior[:, : y.shape[1]].float()
+        mask = self.tail(h).float() + own.clamp(SMALLEST, 1 - SMALLEST).logit()
         return ((1 - 2 * y.float()) * mask).sigmoid()

@@ -41,7 +41,7 @@ def read_slices(folder: Path, split: str) -> dict[str, list[np.ndarray]]:
                 wanted[row["npz"]].append((int(row["index"]), row["patient"]))
     slices = defaultdict(list)
     for name, entries in sorted(wanted.items()):
-        hu = np.load(table.parent / name)["hu"]
+        hu = np.load(table.parent / name, allow_pickle=False)["hu"]
         for index, patient in entries:
             slices[patient].append(hu[index])
     return dict(slices)

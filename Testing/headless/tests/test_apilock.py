@@ -13,7 +13,7 @@ import pytest
 from apilock import lock, sources
 from apilock.api import Api
 from apilock.collect import collect
-from apilock.headers import decorators, parse, signatures
+from apilock.headers import Headers, decorators, parse, signatures
 from apilock.sources import Source
 
 HEADER = """
@@ -90,6 +90,18 @@ def test_headers_tell_what_python_can_reach():
 def test_plain_methods_are_known_as_such():
     text = HEADER.replace("public slots:", "public:")
     assert parse(text, "x")["qMRMLSpinner"].members["setSpeed"].kind == "plain C++"
+
+
+def test_a_plain_method_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "qMRMLSpinner.h").write_text(HEADER, encoding="utf-8")
+    api = Api({}, Headers({"Slicer": tmp_path, "CTK": tmp_path / "none"}))
+    text = "import slicer\n\ndef f():\n    slicer.qMRMLSpinner().setSpeed(1)\n    slicer.qMRMLSpinner().hide()\n"
+    source = Source("DiffusionBackend/diffusion_panel/made.py", "diffusion_panel.made", text)
+    assert not collect([source], [], api).findings
+    (tmp_path / "qMRMLSpinner.h").write_text(HEADER.replace("public slots:", "public:"), encoding="utf-8")
+    api = Api({}, Headers(api.headers.roots))
+    (finding,) = collect([source], [], api).findings
+    assert finding.line == 4 and "plain C++" in finding.text
 
 
 def test_decorators_add_methods_to_their_class():

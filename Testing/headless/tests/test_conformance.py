@@ -67,6 +67,13 @@ def test_the_launcher_ends_with_the_status_that_slicers_tests_expect(name, statu
     assert subprocess.run(command, env=environment, capture_output=True).returncode == status
 
 
+def test_a_module_may_change_the_python_path_while_it_is_loaded(environment, tmp_path):
+    script = CHECKOUT / "Applications/SlicerApp/Testing/Python/SlicerStartupPreserveSysPathTest.py"
+    done = subprocess.run([sys.executable, "-W", "ignore", script, HEADLESS / "Slicer"], env=environment, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_total(capsys):
     """Told in the report of every run."""
     with capsys.disabled():

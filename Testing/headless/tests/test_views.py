@@ -189,6 +189,8 @@ def test_window_holds_panel_and_views(manager, tmp_path):
     panel = QtWidgets.QLabel("Panel")
     window = MainWindow(manager, panel, panel_width=300)
     window.photograph(tmp_path / "window.png", 900, 600)
+    label = window.statusBar().findChild(QtWidgets.QLabel)
+    assert "Not the Slicer application" in label.text and label.visible
     window.take_apart()
     image = QtGui.QImage(str(tmp_path / "window.png"))
     assert (image.width(), image.height()) == (900, 600)

@@ -1,0 +1,1 @@
+"""Found in front of the real pip where PYTHONPATH names the folder above."""
