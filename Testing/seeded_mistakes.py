@@ -45,6 +45,8 @@ MISTAKES = (
      "torch.cat((x[..., :views, :], x, x[..., -views:, :]), -2)", "test_a10.py"),
     ("image-only: detail of metal pixels given back", "methods/_metal.py",
      "seen = image.where(~touched, corrected.clamp(min=AIR_HU))", "seen = image", "test_mar_methods.py"),
+    ("A14: copies of the X-Former in another order", "networks/bernoulli_unet.py", "x.repeat(1, 1, width // x.shape[-1])",
+     "x.repeat_interleave(width // x.shape[-1], 2)", "test_bernoulli_unet.py"),
 )
 PANEL_MISTAKES = (
     ("axis: parent transform from the wrong side", "geometry.py", "matrix if parent is None else parent @ matrix",
@@ -58,6 +60,10 @@ PANEL_MISTAKES = (
     ("re-run with another seed", "provenance.py", '"seed": record["seed"]', '"seed": record["seed"] + 1', "test_logic.py"),
     ("sign: colours of a difference the wrong way", "views/colors.py", "place = np.linspace(-1, 1, COUNT)",
      "place = np.linspace(1, -1, COUNT)", "test_views.py"),
+    ("licences are never asked about", "logic.py", "        _check_licences(request)", "        pass", "test_weights.py"),
+    ("sample data are put into another method's inputs", "widget.py",
+     'if job.state != "done" or self.chooser.current()["id"] != job.method:', 'if job.state != "done":',
+     "test_sample_data.py"),
 )  # fmt: skip
 
 

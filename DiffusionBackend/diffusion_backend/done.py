@@ -23,7 +23,7 @@ def request_key(a: argparse.Namespace) -> str:
     """A digest of what decides the result of the command `run`: version, options, weights, paths, sizes and times (to
     the nanosecond) of inputs and reference. Times instead of contents: looking takes no reading."""
     asked = {name: getattr(a, name) for name in ASKED}
-    given = [(text, _identity(text.partition("=")[2])) for text in a.input]
+    given = [(text, _identity(text) or _identity(text.partition("=")[2])) for text in a.input]
     reference = str(a.reference or "")
     told = [__version__, asked, _weights(a), given, reference, _identity(reference)]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
@@ -42,6 +42,8 @@ def finished(folder: Path, key: str) -> dict[str, Any] | None:
 
 def _identity(value: str) -> list[tuple[str, int, int]]:
     """Name, size and time of the files that an input consists of; nothing for a text."""
+    if not value:  # as a path it would be the working folder
+        return []
     path = Path(value)
     try:
         files = path.iterdir() if path.is_dir() else (path, *(path.with_suffix(suffix) for suffix in DATA))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -144,7 +145,8 @@ def write_files(job: Path, result: Path, files: Path, form: str, read_s: float, 
         record["outputs"][name] = write_output(name, item, files, form) | {
             k: record["outputs"][name][k] for k in ("kind", "unit", "display")
         }
-    write_preview(inputs, outputs, files / "preview.png")
+    if importlib.util.find_spec("matplotlib"):  # Slicer's Python has none
+        write_preview(inputs, outputs, files / "preview.png")
     record["timings"]["io"] = round(record["timings"]["io"] + read_s + time.perf_counter() - start, 3)
     record["timings"]["total"] = round(sum(record["timings"].values()), 3)
     record |= {"key": key} if key else {}

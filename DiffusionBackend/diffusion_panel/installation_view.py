@@ -138,6 +138,12 @@ class InstallationView:
         self.bar.setValue(round(WHOLE * (now.fraction or 0)))
         self._show_lines()
 
+    def problem(self) -> str:
+        """Why no run can be started now, or ""."""
+        if self.installation.busy:
+            return _("The engine is being installed.")
+        return "" if self.state.ready else self.state.sentence
+
     def tell(self, sentence: str) -> None:
         """Show why the engine couldn't be started though its packages are there, as a run has found out."""
         self.error.say(sentence)

@@ -260,7 +260,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         method = self.chooser.current()
         if method is None or method["state"] not in RUNNABLE:
             return [_("This method is planned and can't be run yet.")]
-        unusable = too_old() or ("" if self.engine.state.ready else self.engine.state.sentence)
+        unusable = too_old() or self.engine.problem()
         if unusable:
             return [unusable]
         request = self.request()

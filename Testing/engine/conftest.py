@@ -9,12 +9,13 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-GOLDEN = Path(os.environ.get("DIFFUSIONMODELS_GOLDEN") or Path(__file__).resolve().parents[1] / "golden")
+OWN = Path(__file__).resolve().parents[1] / "golden"
+GOLDEN = Path(os.environ.get("DIFFUSIONMODELS_GOLDEN") or OWN)
 
 
 def golden_files(pattern: str) -> list[Path]:
-    """Golden archives that match `pattern`, in Testing/golden or the folder named by DIFFUSIONMODELS_GOLDEN."""
-    return sorted(GOLDEN.glob(pattern))
+    """Golden archives that match `pattern`: those of the folder named by DIFFUSIONMODELS_GOLDEN, else Testing/golden's."""
+    return sorted(GOLDEN.glob(pattern)) or sorted(OWN.glob(pattern))
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,14 @@ def test_the_key_covers_what_decides_the_result(tmp_path, monkeypatch):
     first = key()
     for change in ("--seed=1", "--samples=2", "--format=mha", "--preset=quick", "--set=views=90", "--device=cpu"):
         assert key(change) != first, change
-    assert key("--progress=json") == first
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.txt").touch()
+    assert key("--progress=json") == first, "neither the way of telling nor the working folder counts"
+    nameless = [w.removeprefix("ct=") for w in words(tmp_path)]
+    unnamed = request_key(run_arguments(nameless))
+    os.utime(tmp_path / "h.nrrd", ns=(1, 1))
+    assert request_key(run_arguments(nameless)) != unnamed and key() != first
+    first = key()
     truth = head.write(tmp_path / "truth.nrrd", head.hu(metal=False))
     with_truth = key(f"--reference={truth}")
     os.utime(truth, ns=(1, 1))

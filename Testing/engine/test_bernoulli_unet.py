@@ -41,14 +41,8 @@ def recipe(module: torch.nn.Module, seed: int) -> None:
     module.eval()
 
 
-def files(pattern):
-    found = golden_files(pattern)
-    assert found, pattern
-    return found
-
-
 @pytest.mark.golden
-@pytest.mark.parametrize("path", files("a14-blocks*.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", golden_files("a14-blocks*.npz"), ids=lambda p: p.stem)
 def test_blocks_and_their_surrogate_gradients(path):
     g = np.load(path)
     config = json.loads(str(g["config"]))
@@ -70,7 +64,7 @@ def test_blocks_and_their_surrogate_gradients(path):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "real"])
-@pytest.mark.parametrize("path", files("a14-xformer*.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", golden_files("a14-xformer*.npz"), ids=lambda p: p.stem)
 def test_x_former_and_each_of_its_parts(path, binary):
     g = np.load(path)
     config, kind = json.loads(str(g["config"])), "binary" if binary else "real"
@@ -88,7 +82,7 @@ def test_x_former_and_each_of_its_parts(path, binary):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", files("a14-net-*.npz"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", golden_files("a14-net-*.npz"), ids=lambda p: p.stem)
 def test_whole_network(path):
     g = np.load(path)
     config = json.loads(str(g["config"]))

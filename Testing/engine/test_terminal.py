@@ -182,3 +182,18 @@ def test_a_full_disk_is_said_and_left_as_it_was(tmp_path, tiny_disk):
     error = [json.loads(line) for line in done.stdout.splitlines()][-1]
     assert error["kind"] == "disk" and ("full" in error["message"] or limits)
     assert list(place.iterdir()) == []
+
+
+def test_without_matplotlib_a_run_gives_everything_but_the_preview(tmp_path, monkeypatch):
+    """Slicer's Python has no matplotlib; a run must not need it."""
+    from diffusion_backend.__main__ import main
+
+    head.write(tmp_path / "ct.nrrd", head.hu())
+    for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    given = ["--input", str(tmp_path / "ct.nrrd"), "--output", str(tmp_path / "out"), "--threads", "1"]
+    assert main(["run", "li", *given, "--set", "views=90", "--set", "bins=91"]) == 0
+    written = {f.name for f in (tmp_path / "out").iterdir()}
+    assert {"corrected.nrrd", "result.json"} <= written and "preview.png" not in written

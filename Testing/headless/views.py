@@ -238,6 +238,10 @@ class PlotView(RenderView):
         self.chart = vtk.vtkChartXY()
         self._context.GetScene().AddItem(self.chart)
 
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        self._stale = True  # another chart may have come under the ID of one that went with its scene
+        super().paintEvent(event)
+
     def _prepare(self) -> None:
         self.chart.ClearPlots()
         node = self._scene.GetNodeByID(self._node.GetPlotChartNodeID() or "")

@@ -236,27 +236,42 @@ def test_a_damaged_download_is_told_and_leaves_nothing(own, shown, tmp_path):
     assert "damaged: their sha256 begins with" in shown.complained() and left(own) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a pipe stands for the file")
-def test_a_cancelled_import_leaves_no_file_and_no_process(own, shown, tmp_path):
+@pytest.fixture
+def halfway(own, shown, tmp_path):
+    """An import that has come to its middle and waits for the rest; its folder and the whole weights."""
+    if os.name == "nt":
+        pytest.skip("a pipe stands for the file")
     source = add(tmp_path / "friend", "theirs")
-    weights_file = source / weights.WEIGHTS
-    whole = weights_file.read_bytes()
-    weights_file.unlink()
-    os.mkfifo(weights_file)
-    pipe = os.open(weights_file, os.O_RDWR)  # the child waits for the rest
+    file = source / weights.WEIGHTS
+    whole = file.read_bytes()
+    file.unlink()
+    os.mkfifo(file)
+    pipe = os.open(file, os.O_RDWR)
     os.write(pipe, whole[:30000])
     shown.view.import_file(source)
     until(lambda: [n for n in left(own) if n.startswith(".bundle-")] and shown.view.task.fraction is not None)
-    child = next(iter(children()))
+    yield source, whole
+    os.close(pipe)
+
+
+def test_a_cancelled_import_leaves_no_file_and_no_process(own, shown, halfway):
+    (child,) = children()
     shown.view.cancel_button.click()
     assert shown.view.task is None and "cancelled" in shown.said() and left(own) == []
     until(lambda: not exists(child))
-    os.close(pipe)
-    weights_file.unlink()
-    weights_file.write_bytes(whole)
+    source, whole = halfway
+    (source / weights.WEIGHTS).unlink()
+    (source / weights.WEIGHTS).write_bytes(whole)
     shown.view.import_file(source)
     shown.finish()
     assert left(own) == ["theirs"] and "imported" in shown.said()
+
+
+def test_a_view_that_goes_away_ends_its_import(own, shown, halfway):
+    (child,) = children()
+    shown.view.release()
+    until(lambda: not exists(child))
+    assert left(own) == []
 
 
 def test_an_import_without_torch_names_the_package(own, shown, tmp_path, monkeypatch):
@@ -276,15 +291,6 @@ def test_an_engine_that_does_not_start_is_a_sentence(shown, tmp_path, monkeypatc
     shown.view.import_file(tmp_path / "m.pt")
     shown.finish()
     assert "Python can't be started" in shown.complained()
-
-
-def test_a_view_that_goes_away_ends_its_import(own, shown, tmp_path):
-    shown.view.import_file(add(tmp_path / "friend", "theirs"))
-    until(children)
-    child = next(iter(children()))
-    shown.view.release()
-    until(lambda: not exists(child))
-    assert not [n for n in left(own) if n.startswith(".")]
 
 
 # ---- verify, remove, folder ----

@@ -456,3 +456,5 @@ def test_apply_waits_for_the_engines_packages(reconstruction, monkeypatch):
     reconstruction.installation.finished.emit()
     assert reconstruction.problems() == [] and reconstruction.ui.applyButton.enabled and ended
     assert reconstruction.engine.section.collapsed
+    monkeypatch.setattr(type(reconstruction.installation), "busy", True)
+    assert reconstruction.problems() == ["The engine is being installed."]

@@ -196,3 +196,15 @@ def test_window_holds_panel_and_views(manager, tmp_path):
     assert (image.width(), image.height()) == (900, 600)
     colours = {image.pixelColor(x, y).rgb() for x in range(320, 900, 3) for y in range(0, 600, 3)}
     assert len(colours) > 20
+
+
+def test_a_chart_of_a_new_scene_replaces_the_one_before():
+    """Nodes of a new scene get the IDs of the old ones: the view must not keep its picture."""
+    pictures = []
+    for values in ((1.0, 2.0, 3.0), (3.0, 1.0, 3.0)):
+        slicer.mrmlScene.Clear(0)
+        slicer.util.plot(np.array([[0, values[0]], [1, values[1]], [2, values[2]]]), 0, show=True)
+        view = slicer.app.layoutManager().plotWidget(0).plotView()
+        view.resize(300, 200)
+        pictures.append(view.grab().toImage())
+    assert pictures[0] != pictures[1]
