@@ -149,7 +149,7 @@ def _denoiser(model: str, device: str) -> Denoise:
 
 @lru_cache(maxsize=1)
 def _load(folder: str, sha256: str, device: str) -> Denoise:
-    return models.load_denoiser(folder, device=device)
+    return models.load(folder, device=device)
 
 
 def _preview(folder: Path, report: Report, image: Any, stage: str) -> None:

@@ -306,6 +306,16 @@ def import_model(
     return importers.import_model(method, Path(file), name=name, options=options)
 
 
+def load(model: str | Path, device: str = "cpu") -> Any:
+    """The model that a slot calls, ready on `device`: what its interface says."""
+    bundle = load_bundle(model)
+    if bundle.card["interface"] == "Segmentor":
+        from .mask_models import mask_model
+
+        return mask_model(bundle, device)
+    return denoiser(bundle, device)
+
+
 def load_denoiser(model: str | Path, device: str = "cpu") -> Denoiser:
     """The denoiser of a bundle with the interface "Denoiser", ready on `device`."""
     return denoiser(load_bundle(model), device)

@@ -17,6 +17,7 @@ MODULES = {
     "nmar": "nmar",
     "li": "li",
     "fbp": "fbp",
+    "a14": "a14_hidiff",
 }
 PLANNED = {m.id: m for m in planned.METHODS}
 

@@ -131,17 +131,6 @@ METHODS = (
         "3559-3569",
     ),
     _planned(
-        "a14", "HiDiff", "segmentation", "segmentation of organs",
-        "Segments CT with a network whose mask a Bernoulli diffusion model refines, and tells how sure it is.",
-        "Chen, T. and Wang, C. and Chen, Z. and Lei, Y. and Shan, H.",
-        "HiDiff: Hybrid Diffusion Framework for Medical Image Segmentation",
-        (CT, Input("start", "segmentation", required=False, help="A segmentation to refine.")),
-        (
-            Output("segmentation", "segmentation", display="overlay", help="One segment per organ."),
-            Output("uncertainty", display="overlay", help="Entropy of the samples per voxel."),
-        ),
-    ),
-    _planned(
         "a15", "GenPSM", "synthesis", "labelled OCT images",
         "Makes retinal layer masks and the OCT images that belong to them, for training segmentation.",
         "Huang, K. and others",
