@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PRODUCT = ("DiffusionBackend", "DiffusionReconstruction", "DiffusionSegmentation", "DiffusionSynthesis", "Resources")
 SCANNER = ("--set", "views=90", "--set", "bins=101")
 QUICK = {"a11": (*SCANNER, "--set", "steps=5"), "a10": (*SCANNER, "--preset", "quick"), "li": SCANNER, "nmar": SCANNER,
-         "fbp": ("--set", "size=32")}  # fmt: skip
+         "fbp": ("--set", "size=32"), "a14": ()}  # fmt: skip
 NAME, NUMBER, BIRTH, UID = "Roe^Jane", "MRN-77341", "19551231", "1.2.826.0.1.3680043.8.498.77341"
 SECRETS = (NAME, "Roe", NUMBER, BIRTH, UID)
 
@@ -229,7 +229,8 @@ def test_the_summary_of_a_batch_doesn_t_tell_it_either(tmp_path, capfd):
     with open(tmp_path / "list.csv", "w", newline="") as stream:
         csv.writer(stream).writerows([("id", "ct"), ("a", good), ("b", bad), ("c", tmp_path / NAME / "none")])
     main(["batch", str(tmp_path / "list.csv"), "--method", "li", "--output", str(tmp_path / "out"), *SCANNER])
-    rows = list(csv.DictReader(open(tmp_path / "out" / "summary.csv", newline="")))
+    with open(tmp_path / "out" / "summary.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
     assert [row["status"] for row in rows] == ["done", "failed", "failed"] and all(row["message"] for row in rows[1:])
     assert telling(tmp_path / "out") == []
 
