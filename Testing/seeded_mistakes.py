@@ -60,7 +60,7 @@ PANEL_MISTAKES = (
     ("re-run with another seed", "provenance.py", '"seed": record["seed"]', '"seed": record["seed"] + 1', "test_logic.py"),
     ("sign: colours of a difference the wrong way", "views/colors.py", "place = np.linspace(-1, 1, COUNT)",
      "place = np.linspace(1, -1, COUNT)", "test_views.py"),
-    ("licences are never asked about", "logic.py", "        _check_licences(request)", "        pass", "test_weights.py"),
+    ("licences are never asked about", "logic.py", "        _check_licences(request)", "        pass", "test_licences.py"),
     ("sample data are put into another method's inputs", "widget.py",
      'if job.state != "done" or self.chooser.current()["id"] != job.method:', 'if job.state != "done":',
      "test_sample_data.py"),

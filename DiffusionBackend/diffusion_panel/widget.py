@@ -96,6 +96,7 @@ class DiffusionWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.attach()
             self.engine.refresh()
             self.weights.refresh()
+            self.models.refresh()
             self.inputs.refresh()
             self.recovery.refresh()
             self.results.refresh()

@@ -20,7 +20,7 @@ from diffusion_backend.params import Integer
 from diffusion_backend.provenance import domain
 
 PLACED = PatientGeometry.from_itk((1.0, 1.0, 2.0), (0, 0, 0), np.eye(3).ravel())
-CARD = {"id": "m", "interface": "Denoiser", "dims": 2, "channels": 1, "unit": "HU", "sha256": "0", "licence": "L"}
+CARD = {"id": "m", "interface": "Denoiser", "dims": 2, "channels": 1, "unit": "HU", "sha256": "0", "licence": "MIT"}
 
 
 def method(**more):
@@ -72,7 +72,7 @@ def around(events=None, card=CARD, **more):
 def test_evaluations_presets_and_models_are_recorded():
     result = execute(Denoises(), Request("test", preset="quick"), {"ct": ct()}, around())
     assert result.record["evaluations"] == 3 and result.record["parameters"] == {"steps": 1}
-    assert result.record["models"]["prior"] == {"id": "m", "sha256": "0", "licence": "L", "attribution": ""}
+    assert result.record["models"]["prior"] == {"id": "m", "sha256": "0", "licence": "MIT", "attribution": ""}
     assert np.array_equal(result.outputs["image"].array, ct().array + 1)
     assert len(result.record["inputs"]["ct"]["sha256"]) == 64
 
