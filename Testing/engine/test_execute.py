@@ -233,7 +233,7 @@ def test_previews_and_finished_slices_reach_the_parent(tmp_path, monkeypatch):
         METHOD=Denoises.METHOD, plan=Denoises().plan, run=Denoises().run))  # fmt: skip
     monkeypatch.setattr(job.models, "find", lambda model: tmp_path)
     monkeypatch.setattr(job.models, "read_card", lambda folder: CARD)
-    monkeypatch.setattr(job.models, "load_denoiser", lambda folder, device: lambda x, sigma, cond=None: x + 1)
+    monkeypatch.setattr(job.models, "load", lambda folder, device: lambda x, sigma, cond=None: x + 1)
     (tmp_path / "job").mkdir()
     job.write_job(tmp_path / "job", Request("test", batch=2, keep_partial=True), {"ct": ct()})
     events = []
