@@ -125,6 +125,13 @@ def test_headers_that_lie_or_point_elsewhere(tmp_path, name, change, words):
     assert code == 2 and words in sentence, sentence
 
 
+@pytest.mark.parametrize("axes", ["2147483647", "11", "-1", "0", "nan", ""])
+def test_a_metaimage_of_any_number_of_axes_doesn_t_end_the_process(tmp_path, axes):
+    source = head.write(tmp_path / "v.mha", head.hu(slices=2, size=8))
+    source.write_bytes(source.read_bytes().replace(b"NDims = 3", b"NDims = " + axes.encode()))
+    assert judged(lambda: images.read_volume(source))[0] == 2
+
+
 def test_a_header_with_its_data_beside_is_read(tmp_path):
     (tmp_path / "v.nhdr").write_text(NRRD.format(**PLAIN | {"data": "data file: v.raw\n"}))
     (tmp_path / "v.raw").write_bytes(np.arange(64, dtype="<i2").tobytes())

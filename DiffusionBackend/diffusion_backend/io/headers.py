@@ -16,6 +16,8 @@ HARMLESS_BYTES = 256 << 20  # what a header may always announce
 DENSEST = 1100  # deflate reaches 1032 : 1
 _DATA = re.compile(r"^\s*(?:data ?file|ElementDataFile)\s*[:=]\s*(\S.*?)\s*$", re.M | re.I)
 
+_AXES = re.compile(r"^\s*NDims\s*[:=]?\s*(\S+)", re.M)
+
 
 def check(path: Path) -> None:
     """InputError when the header of the image file `path` names data elsewhere, or more than its files can hold.
@@ -48,6 +50,8 @@ def _detached(path: Path) -> list[str]:
     if not nrrd and path.suffix.lower() not in (".mha", ".mhd"):
         return []
     text = (re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if nrrd else head).decode("utf-8", "replace")
+    if not nrrd and any(n not in "123456789" for n in _AXES.findall(text)):  # ITK ends the process over others
+        raise InputError(f"'{path.name}' has no number of axes (NDims) from 1 to 9.")
     found = _DATA.search(text)
     if not found or found[1].upper() == "LOCAL":
         return []
