@@ -17,7 +17,8 @@ SHOWN_ABOVE = ("id", "domain", "licence", "attribution", "sha256", "schema", "so
 
 def columns() -> list[str]:
     """The titles of the table's columns."""
-    return [_("Model"), _("Size"), _("Licence"), _("Used by"), _("Origin"), _("Trained on"), _("Validation"), _("sha256")]
+    about = [_("Model"), _("Size"), _("Licence"), _("Used by")]
+    return [*about, _("Origin"), _("Trained on"), _("Validation"), _("sha256")]
 
 
 def cells(model: Model) -> list[tuple[str, str]]:

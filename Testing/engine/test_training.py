@@ -244,7 +244,7 @@ def test_card_holds_the_curve_steps_and_hours_of_all_legs(monkeypatch, tmp_path)
             return {"score": 10 / self.looks}
 
         def card(self):
-            return {"interface": "Denoiser", "network": {}, "licence": "none", "training": {"patients": {}}}
+            return {"interface": "Denoiser", "network": {}, "licence": "MIT", "training": {"patients": {}}}
 
     def leg(name, steps, *more):
         arguments = ["line", "--data", str(tmp_path), "--output", str(tmp_path / name), "--steps", str(steps),
