@@ -125,7 +125,7 @@ def test_headers_that_lie_or_point_elsewhere(tmp_path, name, change, words):
     assert code == 2 and words in sentence, sentence
 
 
-@pytest.mark.parametrize("axes", ["2147483647", "11", "-1", "0", "nan", ""])
+@pytest.mark.parametrize("axes", ["2147483647", "11", "12", "-1", "0", "nan", ""])
 def test_a_metaimage_of_any_number_of_axes_doesn_t_end_the_process(tmp_path, axes):
     source = head.write(tmp_path / "v.mha", head.hu(slices=2, size=8))
     source.write_bytes(source.read_bytes().replace(b"NDims = 3", b"NDims = " + axes.encode()))

@@ -50,7 +50,7 @@ def _detached(path: Path) -> list[str]:
     if not nrrd and path.suffix.lower() not in (".mha", ".mhd"):
         return []
     text = (re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0] if nrrd else head).decode("utf-8", "replace")
-    if not nrrd and any(n not in "123456789" for n in _AXES.findall(text)):  # ITK ends the process over others
+    if not nrrd and not all(n in set("123456789") for n in _AXES.findall(text)):  # ITK ends the process over others
         raise InputError(f"'{path.name}' has no number of axes (NDims) from 1 to 9.")
     found = _DATA.search(text)
     if not found or found[1].upper() == "LOCAL":
