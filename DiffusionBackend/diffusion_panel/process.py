@@ -89,7 +89,7 @@ class Worker:
         """Hand over a job folder; a process that is gone shows itself by `exit_code`."""
         assert self._process and self._process.stdin
         with suppress(OSError):
-            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.write(os.fsencode(f"{folder}\n"))  # bytes of a path that are no text, too
             self._process.stdin.flush()
 
     def events(self) -> list[dict[str, Any]]:

@@ -9,6 +9,9 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import headless
 import numpy as np
@@ -21,9 +24,12 @@ from diffusion_panel import process, recovery, running
 from diffusion_panel.logic import DiffusionLogic, EngineFailure
 from diffusion_panel.recovery import RESULT, Folders
 
+from .conftest import REPOSITORY
 from .engines import add, dummy_worker, make_queue, until
 from .panels import MODULES, ct_with_metal, panel, unload, wait
 
+SCRIPT = REPOSITORY / "Resources" / "Batch" / "DiffusionBatch.py"
+APPLICATION = REPOSITORY / "Testing" / "headless" / "Slicer"
 EXAMPLES = int(os.environ.get("DIFFUSIONMODELS_FUZZ") or 0)
 SECRETS = ("Roe^Jane", "Roe", "MRN-77341", "19551231", "1.2.826.0.1.3680043.8.498.77341.12")
 
@@ -74,6 +80,35 @@ def test_no_module_reaches_for_the_network(no_network, tmp_path):
     assert job.state == "done", job.message
     assert no_network == []
     assert (tmp_path / "tried").read_text() == "hooked\n"
+
+
+def test_no_batch_in_the_application_reaches_for_the_network(tmp_path):
+    """The application, the batch's child and its workers: all note and refuse sockets."""
+    ct = ct_with_metal()
+    assert slicer.util.saveNode(ct, str(tmp_path / "ct.nrrd"))
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(NO_SOCKETS.format(log=str(tmp_path / "tried")))
+    words = [APPLICATION, "--no-main-window", "--python-script", SCRIPT, tmp_path / "ct.nrrd", "--method", "li",
+             "--output", tmp_path / "out", "--set", "views=120", "--set", "bins=121"]  # fmt: skip
+    around = {"HEADLESS_PYTHON": sys.executable, "PYTHONPATH": str(tmp_path / "hooks"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(w) for w in words], env=os.environ | around, capture_output=True, text=True, timeout=180,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    noted = (tmp_path / "tried").read_text().split()
+    assert set(noted) == {"hooked"} and len(noted) >= 3
+
+
+def test_a_folder_whose_name_is_no_text_reaches_the_engine(tmp_path):
+    """As POSIX allows: bytes that aren't UTF-8."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    folder.mkdir()
+    worker = process.Worker()
+    worker.start()
+    worker.send(folder)
+    ends = []
+    until(lambda: ends.extend(e for e in worker.events() if e["event"] == "end") or ends, 60)
+    worker.kill()
+    assert ends[0]["exit_code"] == 2 and ends[0]["job"] == str(folder)
 
 
 NO_SOCKETS = """
